@@ -1,0 +1,40 @@
+#![doc = include_str!("../README.md")]
+
+mod account;
+mod accounted;
+mod alloc;
+mod bytes;
+mod charge;
+mod clock;
+mod error;
+pub mod layout;
+mod pressure;
+mod reclaim;
+mod refused;
+mod stats;
+#[doc(hidden)]
+pub mod sync;
+mod usage;
+mod wait;
+
+#[cfg(feature = "serde")]
+pub use bytes::human_duration;
+pub use {
+    account::{Account, Unlimited},
+    accounted::Accounted,
+    alloc::{Allocator, Foreign, TypedAllocator},
+    allocator_api2::{self, alloc::Global},
+    bytes::ByteSize,
+    charge::Charge,
+    clock::{Clock, ManualClock, MonotonicClock},
+    error::{
+        Align, ConfigFault, ConfigFaults, Consumer, MemoryError, Refusal, RefusalDetails,
+        SourceFault,
+    },
+    pressure::{PressureLevel, PressureReading, PressureSource, Throttle},
+    reclaim::{Reclaim, ReclaimRegistry, ReclaimReport, Registration, is_reclaiming},
+    refused::Refused,
+    stats::{AllocatorStats, StatisticsProvider, StatsSnapshot, StripedCounter},
+    usage::{AllocatorKind, MemoryUsage, Resettable, UsageCell},
+    wait::{WaitQueue, Waiter},
+};

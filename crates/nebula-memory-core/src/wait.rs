@@ -1,0 +1,325 @@
+//! Waiting in line: first come first served within a priority, blocking or async.
+//!
+//! One queue serves every component that lets callers wait (pools for an object, budgets for
+//! bytes), and it is the one place where the hard parts are: hand-off without barging, cancellation
+//! at any moment, and a blocking and an async side with the same rules.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    MemoryError,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering, fence},
+    },
+};
+
+/// Place in line: higher priority first, then the earlier ticket.
+type Place = (Reverse<u8>, u64);
+
+/// A line of waiters, each of whom is handed one `T`.
+///
+/// The owner [`hand`](Self::hand)s a value to whoever is first; the value belongs to that waiter
+/// from then on, so that no newcomer can take it away. A waiter that gives up (its future is
+/// dropped, or its time runs out) after it was handed a value passes it on to the next in line; if
+/// there is none, the value is dropped. **`T`'s `Drop` must therefore return whatever `T` stands
+/// for to its owner**: hand out guards, not raw resources.
+///
+/// # No lost wake-up
+/// A waiter takes its place with [`join`](Self::join) *before* it looks at the resource a last
+/// time; an owner returns the resource *before* it asks [`has_waiters`](Self::has_waiters). Both of
+/// those calls contain a sequentially consistent fence, so that at least one side sees the other.
+///
+/// ```
+/// use std::time::Duration;
+/// use nebula_memory_core::WaitQueue;
+///
+/// let queue = WaitQueue::new();
+/// std::thread::scope(|s| {
+///     let waiter = queue.join(0);
+///     s.spawn(|| queue.hand("object").unwrap());
+///     assert_eq!(waiter.wait_timeout(Duration::from_secs(5)).unwrap(), "object");
+/// });
+/// assert!(queue.hand("nobody waits").is_err());
+/// ```
+///
+/// Joining, handing and giving up take O(log n) in the number of waiters.
+pub struct WaitQueue<T> {
+    /// The length of the line, readable without the lock.
+    waiting: AtomicUsize,
+    line: Mutex<Line<T>>,
+}
+
+struct Line<T> {
+    next_ticket: u64,
+    closed: Option<&'static str>,
+    places: BTreeMap<Place, Arc<Slot<T>>>,
+}
+
+/// Where one waiter finds its value. Locked inside the line's lock or alone.
+struct Slot<T> {
+    inner: Mutex<Inner<T>>,
+    handed: Condvar,
+}
+
+struct Inner<T> {
+    outcome: Option<Result<T, MemoryError>>,
+    waker: Option<Waker>,
+}
+
+impl<T> Slot<T> {
+    /// Leaves the outcome and returns whom to wake, after the locks are released.
+    fn put(&self, outcome: Result<T, MemoryError>) -> Option<Waker> {
+        let mut inner = self.inner.lock();
+        inner.outcome = Some(outcome);
+        inner.waker.take()
+    }
+
+    fn wake(&self, waker: Option<Waker>) {
+        self.handed.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl<T> Default for WaitQueue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> WaitQueue<T> {
+    crate::nebula_const_fn! {
+        /// An empty line.
+        #[must_use]
+        pub const fn new() -> Self {
+            let line = Line { next_ticket: 0, closed: None, places: BTreeMap::new() };
+            Self { waiting: AtomicUsize::new(0), line: Mutex::new(line) }
+        }
+    }
+
+    /// Takes a place in line; higher priorities stand before lower ones.
+    ///
+    /// The place is taken now, not when the waiter is first polled. On a closed queue, the waiter
+    /// learns so when it waits.
+    pub fn join(&self, priority: u8) -> Waiter<'_, T> {
+        let inner = Inner { outcome: None, waker: None };
+        let slot = Arc::new(Slot { inner: Mutex::new(inner), handed: Condvar::new() });
+        let place = {
+            let mut line = self.line.lock();
+            let place = (Reverse(priority), line.next_ticket);
+            line.next_ticket += 1;
+            if let Some(what) = line.closed {
+                // Nobody knows this slot yet, so that there is nobody to wake.
+                slot.put(Err(MemoryError::Closed { what }));
+            } else {
+                line.places.insert(place, Arc::clone(&slot));
+                self.waiting.store(line.places.len(), Ordering::Relaxed);
+            }
+            place
+        };
+        fence(Ordering::SeqCst);
+        Waiter { queue: self, slot, place, done: false }
+    }
+
+    /// Hands `value` to the first in line.
+    ///
+    /// # Errors
+    /// `value` is given back if nobody waits.
+    pub fn hand(&self, value: T) -> Result<(), T> {
+        let (slot, waker) = {
+            let mut line = self.line.lock();
+            let Some((_, slot)) = line.places.pop_first() else { return Err(value) };
+            self.waiting.store(line.places.len(), Ordering::Relaxed);
+            // Still under the line's lock: who leaves the line finds itself either in it or served.
+            let waker = slot.put(Ok(value));
+            (slot, waker)
+        };
+        slot.wake(waker);
+        Ok(())
+    }
+
+    /// Whether somebody waits. To be asked after a resource has been returned; see
+    /// [the type's documentation](Self#no-lost-wake-up).
+    #[inline]
+    pub fn has_waiters(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ends the waiting: all who wait, and all who come later, get [`MemoryError::Closed`] with
+    /// `what`.
+    pub fn close(&self, what: &'static str) {
+        let waiters = {
+            let mut line = self.line.lock();
+            line.closed = Some(what);
+            self.waiting.store(0, Ordering::Relaxed);
+            let places = std::mem::take(&mut line.places);
+            let close = |slot: Arc<Slot<T>>| {
+                let waker = slot.put(Err(MemoryError::Closed { what }));
+                (slot, waker)
+            };
+            places.into_values().map(close).collect::<Vec<_>>()
+        };
+        for (slot, waker) in waiters {
+            slot.wake(waker);
+        }
+    }
+
+    /// Leaves the line. `false` if the waiter was served (or the queue closed) before.
+    fn leave(&self, place: Place) -> bool {
+        let left = {
+            let mut line = self.line.lock();
+            let left = line.places.remove(&place);
+            self.waiting.store(line.places.len(), Ordering::Relaxed);
+            left
+        };
+        left.is_some()
+    }
+}
+
+impl<T> fmt::Debug for WaitQueue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WaitQueue").field("waiting", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// A place in a [`WaitQueue`]. Await it, or block on it with [`wait`](Self::wait) or
+/// [`wait_timeout`](Self::wait_timeout); dropping it gives the place up.
+///
+/// As a future it needs no particular runtime and has no time-out of its own; use your runtime's.
+#[must_use = "dropping a waiter gives up its place"]
+pub struct Waiter<'q, T> {
+    queue: &'q WaitQueue<T>,
+    slot: Arc<Slot<T>>,
+    place: Place,
+    /// The outcome has been taken, or the line was left.
+    done: bool,
+}
+
+impl<T> Waiter<'_, T> {
+    /// Takes the outcome if there is one, without waiting.
+    pub fn try_take(&mut self) -> Option<Result<T, MemoryError>> {
+        let outcome = self.slot.inner.lock().outcome.take();
+        self.done |= outcome.is_some();
+        outcome
+    }
+
+    /// Blocks until served.
+    ///
+    /// # Errors
+    /// [`MemoryError::Closed`] if the queue is closed.
+    pub fn wait(mut self) -> Result<T, MemoryError> {
+        self.block(None).unwrap_or_else(|| unreachable!("waiting without a limit has no time-out"))
+    }
+
+    /// Blocks until served, for `timeout` at most.
+    ///
+    /// # Errors
+    /// [`MemoryError::Timeout`] if the time is over, [`MemoryError::Closed`] if the queue is closed.
+    pub fn wait_timeout(mut self, timeout: Duration) -> Result<T, MemoryError> {
+        // A time-out too long for the clock is no time-out.
+        let deadline = Instant::now().checked_add(timeout);
+        if let Some(outcome) = self.block(deadline) {
+            return outcome;
+        }
+        if self.queue.leave(self.place) {
+            self.done = true;
+            return Err(MemoryError::Timeout { waited: timeout });
+        }
+        // Served at the last moment: the outcome was put there under the line's lock.
+        self.try_take().unwrap_or(Err(MemoryError::Timeout { waited: timeout }))
+    }
+
+    /// `None` if the deadline passed first.
+    fn block(&mut self, deadline: Option<Instant>) -> Option<Result<T, MemoryError>> {
+        let mut inner = self.slot.inner.lock();
+        loop {
+            if let Some(outcome) = inner.outcome.take() {
+                self.done = true;
+                return Some(outcome);
+            }
+            inner = match deadline {
+                None => self.slot.handed.wait(inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    self.slot.handed.wait_timeout(inner, left)
+                }
+            };
+        }
+    }
+}
+
+impl<T> Future for Waiter<'_, T> {
+    type Output = Result<T, MemoryError>;
+
+    /// # Panics
+    /// If polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        assert!(!self.done, "a waiter was polled after it was served");
+        // Cloned before and dropped after the lock: wakers are the runtime's code.
+        let fresh = cx.waker().clone();
+        let (outcome, stale) = {
+            let mut inner = self.slot.inner.lock();
+            match inner.outcome.take() {
+                Some(outcome) => (Some(outcome), inner.waker.take()),
+                None => (None, inner.waker.replace(fresh)),
+            }
+        };
+        drop(stale);
+        match outcome {
+            Some(outcome) => {
+                self.done = true;
+                Poll::Ready(outcome)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<T> Drop for Waiter<'_, T> {
+    fn drop(&mut self) {
+        if self.done || self.queue.leave(self.place) {
+            return;
+        }
+        let outcome = self.slot.inner.lock().outcome.take();
+        if let Some(Ok(value)) = outcome {
+            // Served and gone: the next in line gets it. With nobody in line its own Drop returns
+            // it, here, where no lock is held.
+            drop(self.queue.hand(value));
+        }
+    }
+}
+
+impl<T> fmt::Debug for Waiter<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiter")
+            .field("priority", &self.place.0.0)
+            .field("served", &self.done)
+            .finish_non_exhaustive()
+    }
+}
