@@ -1,0 +1,147 @@
+//! How an arena grows and how far.
+
+use nebula_memory_core::{ByteSize, ConfigFaults, MemoryError};
+
+use crate::chunk::MIN_CHUNK;
+
+/// How the size of an arena's chunks develops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Growth {
+    /// Every chunk has the size of the first.
+    Fixed,
+    /// Every chunk is twice as large as the one before, up to the largest size.
+    #[default]
+    Doubling,
+}
+
+/// The settings of an arena.
+///
+/// ```
+/// use nebula_arena::{Arena, ArenaConfig, Growth};
+/// use nebula_memory_core::{ByteSize, MemoryUsage};
+///
+/// let config = ArenaConfig::builder()
+///     .chunk_size(ByteSize::kib(64))
+///     .growth(Growth::Fixed)
+///     .capacity(ByteSize::mib(1))
+///     .build()?;
+/// let arena = Arena::with_config(config)?;
+/// assert_eq!(arena.capacity(), Some(1 << 20));
+/// # Ok::<(), nebula_memory_core::MemoryError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+pub struct ArenaConfig {
+    /// The size of the first chunk in bytes, its header included. At least 256 bytes; 4 KiB by
+    /// default.
+    pub chunk_size: ByteSize,
+    /// The size that doubling stops at. At least `chunk_size`; 1 MiB by default. A request that
+    /// needs more gets a chunk of its own.
+    pub max_chunk_size: ByteSize,
+    /// How the size develops.
+    pub growth: Growth,
+    /// The most bytes that the arena takes from its allocator, headers included. Unlimited by
+    /// default.
+    pub capacity: Option<ByteSize>,
+}
+
+impl Default for ArenaConfig {
+    fn default() -> Self {
+        Self {
+            chunk_size: ByteSize::kib(4),
+            max_chunk_size: ByteSize::mib(1),
+            growth: Growth::Doubling,
+            capacity: None,
+        }
+    }
+}
+
+impl ArenaConfig {
+    /// Starts from the defaults.
+    pub fn builder() -> ArenaConfigBuilder {
+        ArenaConfigBuilder { config: Self::default() }
+    }
+
+    /// Checks every rule.
+    ///
+    /// # Errors
+    /// [`MemoryError::InvalidConfig`] with all faults.
+    pub fn validate(&self) -> Result<(), MemoryError> {
+        let mut faults = ConfigFaults::new();
+        faults.check(
+            self.chunk_size.get() >= MIN_CHUNK,
+            "chunk_size",
+            self.chunk_size,
+            "must be at least 256 bytes",
+        );
+        faults.check(
+            self.max_chunk_size >= self.chunk_size,
+            "max_chunk_size",
+            self.max_chunk_size,
+            "must be at least `chunk_size`",
+        );
+        faults.check(
+            self.max_chunk_size.get() <= isize::MAX as usize / 2,
+            "max_chunk_size",
+            self.max_chunk_size,
+            "must be at most half of the address space's signed range",
+        );
+        if let Some(capacity) = self.capacity {
+            faults.check(
+                capacity >= self.chunk_size,
+                "capacity",
+                capacity,
+                "must be at least `chunk_size`",
+            );
+        }
+        faults.into_result()
+    }
+}
+
+/// Builds an [`ArenaConfig`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct ArenaConfigBuilder {
+    config: ArenaConfig,
+}
+
+impl ArenaConfigBuilder {
+    /// Sets [`ArenaConfig::chunk_size`], and raises [`ArenaConfig::max_chunk_size`] to it if that
+    /// is smaller.
+    pub fn chunk_size(mut self, bytes: ByteSize) -> Self {
+        self.config.chunk_size = bytes;
+        self.config.max_chunk_size = self.config.max_chunk_size.max(bytes);
+        self
+    }
+
+    /// Sets [`ArenaConfig::max_chunk_size`].
+    pub fn max_chunk_size(mut self, bytes: ByteSize) -> Self {
+        self.config.max_chunk_size = bytes;
+        self
+    }
+
+    /// Sets [`ArenaConfig::growth`].
+    pub fn growth(mut self, growth: Growth) -> Self {
+        self.config.growth = growth;
+        self
+    }
+
+    /// Sets [`ArenaConfig::capacity`].
+    pub fn capacity(mut self, bytes: ByteSize) -> Self {
+        self.config.capacity = Some(bytes);
+        self
+    }
+
+    /// The checked configuration.
+    ///
+    /// # Errors
+    /// As [`ArenaConfig::validate`].
+    pub fn build(self) -> Result<ArenaConfig, MemoryError> {
+        self.config.validate()?;
+        Ok(self.config)
+    }
+}

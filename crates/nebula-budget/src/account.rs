@@ -1,0 +1,57 @@
+//! The handles through which others charge a budget.
+
+use std::fmt;
+
+use nebula_memory_core::{Account, Accounted, Charge, Global, MemoryError, sync::Arc};
+
+use crate::node::Node;
+
+/// Charges a budget; cheap to clone, and usable from any thread.
+///
+/// It does not keep the budget alive: once the last [`MemoryBudget`](crate::MemoryBudget) handle is
+/// dropped (or the budget released), further charges are refused, while what is charged already
+/// stays counted at the parent until it is credited.
+#[derive(Clone)]
+pub struct BudgetAccount(pub(crate) Arc<Node>);
+
+/// The heap, charged to a budget. What [`MemoryBudget::allocator`](crate::MemoryBudget::allocator)
+/// returns.
+pub type BudgetAllocator = Accounted<Global, BudgetAccount>;
+
+/// Bytes charged to a budget, credited on drop. What
+/// [`MemoryBudget::try_reserve`](crate::MemoryBudget::try_reserve) returns.
+pub type Reservation = Charge<BudgetAccount>;
+
+impl BudgetAccount {
+    /// The budget's names from the root, joined by `/`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.0.refusal.path()
+    }
+}
+
+impl Account for BudgetAccount {
+    #[inline]
+    fn try_charge(&self, bytes: usize) -> Result<(), MemoryError> {
+        self.0.try_charge(bytes)
+    }
+
+    #[inline]
+    fn credit(&self, bytes: usize) {
+        self.0.credit(bytes);
+    }
+
+    fn explain(&self, error: MemoryError) -> MemoryError {
+        self.0.explain(error)
+    }
+
+    fn same_account(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for BudgetAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BudgetAccount").field(&self.path()).finish()
+    }
+}
