@@ -21,7 +21,7 @@ unsafe impl<A: Allocator> Api2 for &Arena<A> {
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
         match self.block(layout) {
             Ok(block) => Ok(sized(block, layout)),
-            Err(_) => Err(AllocError),
+            Err(error) => Err(error.into_alloc_error()),
         }
     }
 
@@ -96,7 +96,7 @@ impl<A: Allocator> Arena<A> {
         new: Layout,
         keep: usize,
     ) -> Result<NonNull<[u8]>, AllocError> {
-        let block = self.block(new).map_err(|_| AllocError)?;
+        let block = self.block(new).map_err(MemoryError::into_alloc_error)?;
         // SAFETY: both are valid for `keep` bytes, and the fresh block overlaps nothing.
         unsafe { ptr.copy_to_nonoverlapping(block, keep) };
         // SAFETY: the old block is this arena's, and the caller gave it up. It is not the latest

@@ -290,14 +290,15 @@ impl MemoryUsage for MemoryBudget {
     }
 }
 
-/// How full the budget is: committed bytes against its capacity.
+/// How full the budget is: the bytes really charged against its capacity. Guarantees that nobody
+/// makes use of are no pressure. O(n) in the number of budgets below.
 impl PressureSource for MemoryBudget {
     fn name(&self) -> &str {
         MemoryBudget::name(self)
     }
 
     fn read(&self) -> Result<PressureReading, MemoryError> {
-        Ok(PressureReading { used: self.committed(), limit: Some(self.capacity()) })
+        Ok(PressureReading { used: self.used(), limit: Some(self.capacity()) })
     }
 }
 

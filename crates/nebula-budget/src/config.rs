@@ -16,11 +16,11 @@ use nebula_memory_core::{ByteSize, ConfigFaults, MemoryError};
 /// assert_eq!((tenant.guaranteed(), tenant.capacity()), (10 << 20, 40 << 20));
 /// # Ok::<(), nebula_memory_core::MemoryError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct BudgetConfig {
-    /// The most bytes that may be charged. Above zero.
+    /// The most bytes that may be charged. Above zero; the default, zero, is to be replaced.
     pub capacity: ByteSize,
     /// The part that is taken from the parent at creation and so always there; the rest is borrowed
     /// from the parent as far as the parent has it. `None` is all of the capacity. At most

@@ -49,7 +49,7 @@ impl<A: Allocator, C: Account> Accounted<A, C> {
         bytes: usize,
         allocate: impl FnOnce() -> Result<NonNull<[u8]>, AllocError>,
     ) -> Result<NonNull<[u8]>, AllocError> {
-        self.account.try_charge(bytes).map_err(|_| AllocError)?;
+        self.account.try_charge(bytes).map_err(MemoryError::into_alloc_error)?;
         let result = allocate();
         if result.is_err() {
             self.account.credit(bytes);
@@ -118,7 +118,8 @@ unsafe impl<A: Allocator, C: Account> Api2 for Accounted<A, C> {
     }
 }
 
-// SAFETY: `A` returns slices of exactly `layout.size()` bytes, and they are passed on as they are.
+// SAFETY: `A` returns slices of exactly `layout.size()` bytes and ignores blocks of zero size, for
+// which nothing is charged; all is passed on as it is.
 unsafe impl<A: Allocator, C: Account> Allocator for Accounted<A, C> {
     #[inline]
     fn try_allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, MemoryError> {

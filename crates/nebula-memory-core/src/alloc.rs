@@ -32,10 +32,13 @@ use crate::{MemoryError, Refused, layout::array_layout};
 /// ```
 ///
 /// # Safety
-/// On top of the conditions of `allocator_api2::alloc::Allocator`: every slice that an allocation,
-/// growth or shrinking returns is exactly `layout.size()` bytes long. Containers free with the
-/// layout they asked for, so that an allocator that gave more could not know what it gets back, and
-/// accounts would drift.
+/// On top of the conditions of `allocator_api2::alloc::Allocator`:
+/// - Every slice that an allocation, growth or shrinking returns is exactly `layout.size()` bytes
+///   long. Containers free with the layout they asked for, so that an allocator that gave more
+///   could not know what it gets back, and accounts would drift.
+/// - A block of zero size holds nothing: `deallocate` with a layout of zero size does nothing, and
+///   `grow` from one allocates, whatever the pointer. Containers leave such blocks behind, and
+///   `allocator_api2`'s `Box` frees empty slices that were never allocated.
 pub unsafe trait Allocator: Api2 {
     /// Allocates a block of `layout`, exactly `layout.size()` bytes long.
     ///
@@ -44,7 +47,7 @@ pub unsafe trait Allocator: Api2 {
     fn try_allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, MemoryError>;
 }
 
-// SAFETY: `Global` returns slices of `layout.size()` bytes.
+// SAFETY: `Global` returns slices of `layout.size()` bytes and ignores blocks of zero size.
 unsafe impl Allocator for Global {
     #[inline]
     fn try_allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, MemoryError> {
@@ -61,7 +64,8 @@ unsafe impl<A: Allocator + ?Sized> Allocator for &A {
 }
 
 /// Any allocator that speaks `allocator_api2`, made one of ours: what it returns beyond the
-/// requested size is cut off, and its refusals become [`MemoryError::OutOfMemory`].
+/// requested size is cut off, blocks of zero size are kept from it, and its refusals become
+/// [`MemoryError::OutOfMemory`].
 ///
 /// ```
 /// use std::alloc::{Layout, System};
@@ -99,24 +103,42 @@ const fn trim(block: NonNull<[u8]>, layout: Layout) -> NonNull<[u8]> {
     NonNull::slice_from_raw_parts(block.cast(), layout.size())
 }
 
+/// The block of zero size at `layout`'s alignment: it is nowhere.
+#[inline]
+const fn empty(layout: Layout) -> NonNull<[u8]> {
+    let nowhere = std::ptr::without_provenance_mut(layout.align());
+    // SAFETY: an alignment is not zero.
+    let nowhere = unsafe { NonNull::new_unchecked(nowhere) };
+    NonNull::slice_from_raw_parts(nowhere, 0)
+}
+
 // SAFETY: blocks come from `A` and stay valid as long as `A` (and clones of it, which behave like
 // clones of `A`) says; a slice shortened to `layout.size()` still fits its block, because a block
-// may be freed with any size from the requested one up to the returned one.
+// may be freed with any size from the requested one up to the returned one. Blocks of zero size
+// never reach `A`, so that what it gets back is what it gave.
 unsafe impl<A: Api2> Api2 for Foreign<A> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if layout.size() == 0 {
+            return Ok(empty(layout));
+        }
         Ok(trim(self.0.allocate(layout)?, layout))
     }
 
     #[inline]
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if layout.size() == 0 {
+            return Ok(empty(layout));
+        }
         Ok(trim(self.0.allocate_zeroed(layout)?, layout))
     }
 
     #[inline]
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { self.0.deallocate(ptr, layout) }
+        if layout.size() != 0 {
+            // SAFETY: the caller's promises are the callee's.
+            unsafe { self.0.deallocate(ptr, layout) }
+        }
     }
 
     #[inline]
@@ -126,7 +148,10 @@ unsafe impl<A: Api2> Api2 for Foreign<A> {
         old: Layout,
         new: Layout,
     ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller's promises are the callee's.
+        if old.size() == 0 {
+            return self.allocate(new);
+        }
+        // SAFETY: the caller's promises are the callee's, and the block is one of `A`'s.
         Ok(trim(unsafe { self.0.grow(ptr, old, new) }?, new))
     }
 
@@ -137,7 +162,10 @@ unsafe impl<A: Api2> Api2 for Foreign<A> {
         old: Layout,
         new: Layout,
     ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller's promises are the callee's.
+        if old.size() == 0 {
+            return self.allocate_zeroed(new);
+        }
+        // SAFETY: the caller's promises are the callee's, and the block is one of `A`'s.
         Ok(trim(unsafe { self.0.grow_zeroed(ptr, old, new) }?, new))
     }
 
@@ -148,12 +176,18 @@ unsafe impl<A: Api2> Api2 for Foreign<A> {
         old: Layout,
         new: Layout,
     ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller's promises are the callee's.
+        if new.size() == 0 {
+            // SAFETY: the block is live, has this layout, and the caller gives it up.
+            unsafe { self.deallocate(ptr, old) };
+            return Ok(empty(new));
+        }
+        // SAFETY: the caller's promises are the callee's, and the block is one of `A`'s, because
+        // it is not smaller than `new`.
         Ok(trim(unsafe { self.0.shrink(ptr, old, new) }?, new))
     }
 }
 
-// SAFETY: every returned slice is trimmed to `layout.size()`.
+// SAFETY: every returned slice is trimmed to `layout.size()`; blocks of zero size are ignored.
 unsafe impl<A: Api2> Allocator for Foreign<A> {
     #[inline]
     fn try_allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, MemoryError> {

@@ -107,7 +107,10 @@ impl FromStr for ByteSize {
         // numbers that it represents exactly is refused rather than rounded to something else.
         let size = bytesize::ByteSize::from_str(text.trim()).map_err(|_| fault())?;
         if size.as_u64() == u64::MAX {
-            return Err(fault());
+            let digits = text.trim().trim_end_matches(['b', 'B']).trim_end();
+            if digits.parse() != Ok(u64::MAX) {
+                return Err(fault());
+            }
         }
         usize::try_from(size.as_u64()).map(Self).map_err(|_| fault())
     }
@@ -183,10 +186,7 @@ pub mod human_duration {
     ///
     /// # Errors
     /// Whatever the serializer reports.
-    pub fn serialize<S: Serializer>(
-        duration: &Duration,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_duration(*duration))
     }
 

@@ -121,6 +121,19 @@ pub enum MemoryError {
         refusal: Arc<Refusal>,
     },
 
+    /// While memory is short, single charges above a size are refused.
+    #[error(
+        "throttled: {} requested, but charges above {} are refused while memory is short; \
+         ask for less at a time, or later",
+        ByteSize::new(*requested), ByteSize::new(*largest)
+    )]
+    Throttled {
+        /// Bytes asked for.
+        requested: usize,
+        /// The largest single charge allowed at present, in bytes.
+        largest: usize,
+    },
+
     /// A free or a rewind that is not the latest allocation of a stack.
     #[error(
         "not the top of the stack: the block {distance} bytes below the top was released first; \
@@ -214,6 +227,7 @@ impl MemoryError {
             Self::CapacityExceeded { .. } => "capacity_exceeded",
             Self::PoolExhausted { .. } => "pool_exhausted",
             Self::BudgetExceeded { .. } => "budget_exceeded",
+            Self::Throttled { .. } => "throttled",
             Self::NotTopOfStack { .. } => "not_top_of_stack",
             Self::Timeout { .. } => "timeout",
             Self::Closed { .. } => "closed",
@@ -231,6 +245,7 @@ impl MemoryError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::PoolExhausted { .. }
+            | Self::Throttled { .. }
             | Self::Timeout { .. }
             | Self::OutOfMemory { .. }
             | Self::LiveChildren(_)

@@ -10,6 +10,7 @@ mod error;
 pub mod layout;
 mod pressure;
 mod reclaim;
+mod refusal;
 mod refused;
 mod stats;
 #[doc(hidden)]
@@ -33,6 +34,7 @@ pub use {
     },
     pressure::{PressureLevel, PressureReading, PressureSource, Throttle},
     reclaim::{Reclaim, ReclaimRegistry, ReclaimReport, Registration, is_reclaiming},
+    refusal::last_refusal,
     refused::Refused,
     stats::{AllocatorStats, StatisticsProvider, StatsSnapshot, StripedCounter},
     usage::{AllocatorKind, MemoryUsage, Resettable, UsageCell},

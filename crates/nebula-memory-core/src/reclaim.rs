@@ -91,13 +91,27 @@ impl Drop for Reclaiming {
 
 struct Entry {
     name: Box<str>,
-    priority: u8,
+    order: Order,
     running: AtomicBool,
     target: Weak<dyn Reclaim>,
 }
 
-/// Copied on write, so that a reclaim iterates without a lock and without allocating.
-type Entries = Arc<[Arc<Entry>]>;
+/// Place in the order of asking: lower priority first, then whoever registered first.
+type Order = (u8, u64);
+
+impl Entry {
+    fn is_live(&self) -> bool {
+        self.target.strong_count() > 0
+    }
+}
+
+struct Entries {
+    /// How many registrations there have ever been.
+    next: u64,
+    /// Sorted. Memory is neither allocated nor freed under the lock: where the global allocator
+    /// charges an account, that could lead to a reclaim, and back here.
+    list: Vec<Arc<Entry>>,
+}
 
 /// The reclaimers of a process, or of one subtree of budgets. A cheap handle; clones share.
 ///
@@ -105,7 +119,8 @@ type Entries = Arc<[Arc<Entry>]>;
 /// low one and what costs to make again (cached results) a higher one. Among equals, whoever
 /// registered first is asked first.
 ///
-/// Registering and unregistering take O(n) in the number of registrations.
+/// Registering and unregistering take O(n) in the number of registrations; a round of asking takes
+/// O(log n) for each reclaimer, and neither it nor unregistering allocates.
 ///
 /// ```
 /// use std::sync::{Arc, Weak, atomic::{AtomicUsize, Ordering}};
@@ -144,7 +159,7 @@ impl ReclaimRegistry {
     /// An empty registry.
     #[must_use]
     pub fn new() -> Self {
-        Self { entries: Arc::new(Mutex::new(Arc::new([]))) }
+        Self { entries: Arc::new(Mutex::new(Entries { next: 0, list: Vec::new() })) }
     }
 
     /// Adds `target`, called `name` in reports, until the registration is dropped or `target` is.
@@ -154,37 +169,52 @@ impl ReclaimRegistry {
         priority: u8,
         target: Weak<dyn Reclaim>,
     ) -> Registration {
+        let order = {
+            let mut entries = self.entries.lock();
+            entries.next += 1;
+            (priority, entries.next - 1)
+        };
         let running = AtomicBool::new(false);
-        let entry = Arc::new(Entry { name: name.into(), priority, running, target });
-        self.replace(|entries| {
-            let live = entries.iter().filter(|e| e.target.strong_count() > 0);
-            let mut list: Vec<_> = live.cloned().collect();
-            let at = list.partition_point(|e| e.priority <= priority);
-            list.insert(at, Arc::clone(&entry));
-            list.into()
-        });
+        let entry = Arc::new(Entry { name: name.into(), order, running, target });
+        let mut list = Vec::new();
+        loop {
+            let mut entries = self.entries.lock();
+            if list.capacity() > entries.list.len() {
+                let live = entries.list.iter().filter(|e| e.is_live());
+                list.extend(live.cloned());
+                let at = list.partition_point(|e| e.order < order);
+                list.insert(at, Arc::clone(&entry));
+                std::mem::swap(&mut list, &mut entries.list);
+                break;
+            }
+            let needed = entries.list.len() + 1;
+            drop(entries);
+            list = Vec::with_capacity(needed);
+        }
+        // The old list is dropped here, without the lock, and with it the last traces of reclaimers
+        // that are gone.
         Registration { registry: Some(self.clone()), entry }
     }
 
-    /// Replaces the list under the lock and drops the old one (and with it, perhaps, the last
-    /// traces of a reclaimer) after it.
-    fn replace(&self, change: impl FnOnce(&Entries) -> Entries) {
-        let old = {
-            let mut entries = self.entries.lock();
-            let new = change(&entries);
-            std::mem::replace(&mut *entries, new)
-        };
-        drop(old);
-    }
-
-    fn entries(&self) -> Entries {
-        Arc::clone(&self.entries.lock())
+    /// The entries in the order of asking, those registered before this call, found one by one:
+    /// no lock is held in between.
+    fn iter(&self) -> impl Iterator<Item = Arc<Entry>> + '_ {
+        let end = self.entries.lock().next;
+        let mut last = None;
+        std::iter::from_fn(move || {
+            let entries = self.entries.lock();
+            let from = entries.list.partition_point(|e| Some(e.order) <= last);
+            let next = entries.list[from..].iter().find(|e| e.order.1 < end).cloned();
+            drop(entries);
+            last = next.as_ref().map(|e| e.order).or(last);
+            next
+        })
     }
 
     /// How many live reclaimers are registered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries().iter().filter(|e| e.target.strong_count() > 0).count()
+        self.entries.lock().list.iter().filter(|e| e.is_live()).count()
     }
 
     /// Whether there is nobody to ask.
@@ -196,36 +226,40 @@ impl ReclaimRegistry {
     /// The names, priorities and estimates of all live reclaimers, in the order of asking.
     #[must_use]
     pub fn list(&self) -> Vec<(String, u8, usize)> {
-        let live = |e: &Arc<Entry>| {
+        let live = |e: Arc<Entry>| {
             let target = e.target.upgrade()?;
-            Some((e.name.to_string(), e.priority, target.reclaimable()))
+            Some((e.name.to_string(), e.order.0, target.reclaimable()))
         };
-        self.entries().iter().filter_map(live).collect()
+        self.iter().filter_map(live).collect()
     }
 
     /// The sum of the reclaimers' estimates, in bytes.
     #[must_use]
     pub fn reclaimable(&self) -> usize {
-        let estimate = |e: &Arc<Entry>| e.target.upgrade().map_or(0, |t| t.reclaimable());
-        self.entries().iter().map(estimate).fold(0, usize::saturating_add)
+        let estimate = |e: Arc<Entry>| e.target.upgrade().map_or(0, |t| t.reclaimable());
+        self.iter().map(estimate).fold(0, usize::saturating_add)
     }
 
     /// Asks the reclaimers in order until `wanted` bytes have been given back.
+    ///
+    /// Those that are registered while it runs are asked the next time.
     ///
     /// Called from inside a reclaim, it does nothing. A reclaimer that panics is counted and passed
     /// over: its panic is not the asker's.
     pub fn reclaim(&self, wanted: usize, urgency: PressureLevel) -> ReclaimReport {
         let mut report = ReclaimReport::default();
         let Some(_reclaiming) = Reclaiming::enter() else { return report };
-        for entry in self.entries().iter() {
-            if report.given >= wanted {
-                break;
-            }
-            let Some(target) = entry.target.upgrade() else { continue };
+        let mut entries = self.iter();
+        while report.given < wanted {
+            let Some(entry) = entries.next() else { break };
             if entry.running.swap(true, Ordering::Acquire) {
                 report.skipped += 1;
                 continue;
             }
+            let Some(target) = entry.target.upgrade() else {
+                entry.running.store(false, Ordering::Release);
+                continue;
+            };
             let missing = wanted - report.given;
             // The reclaimer's own state is its own matter; ours is not touched by its code.
             // `target` is dropped in there, too: it may be the last handle by now.
@@ -243,7 +277,11 @@ impl ReclaimRegistry {
 
 impl fmt::Debug for ReclaimRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.entries().iter().map(|e| &e.name)).finish()
+        let mut list = f.debug_list();
+        self.iter().for_each(|e| {
+            list.entry(&e.name);
+        });
+        list.finish()
     }
 }
 
@@ -272,7 +310,7 @@ impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registration")
             .field("name", &self.entry.name)
-            .field("priority", &self.entry.priority)
+            .field("priority", &self.entry.order.0)
             .finish_non_exhaustive()
     }
 }
@@ -280,9 +318,12 @@ impl fmt::Debug for Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let Some(registry) = &self.registry else { return };
-        registry.replace(|entries| {
-            let others = entries.iter().filter(|e| !Arc::ptr_eq(e, &self.entry));
-            others.cloned().collect()
-        });
+        let removed = {
+            let mut entries = registry.entries.lock();
+            let at = entries.list.binary_search_by_key(&self.entry.order, |e| e.order);
+            at.map(|at| entries.list.remove(at))
+        };
+        // Dropped without the lock; the registration holds the entry for a moment longer anyway.
+        drop(removed);
     }
 }

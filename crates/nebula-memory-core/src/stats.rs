@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicU64, AtomicUsize, Ordering,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 use crossbeam_utils::CachePadded;
@@ -39,9 +42,9 @@ pub struct AllocatorStats {
 
 /// Adds to a counter that only the caller writes.
 #[inline]
-fn add_exclusive(counter: &AtomicU64, by: u64) -> u64 {
+fn add_exclusive(counter: &AtomicU64, by: u64, order: Ordering) -> u64 {
     let value = counter.load(Relaxed).wrapping_add(by);
-    counter.store(value, Relaxed);
+    counter.store(value, order);
     value
 }
 
@@ -69,7 +72,7 @@ impl AllocatorStats {
     /// Counts the end of a block of `bytes` bytes.
     #[inline]
     pub fn record_deallocation(&self, bytes: usize) {
-        self.deallocations.fetch_add(1, Relaxed);
+        self.deallocations.fetch_add(1, Release);
         self.record_shrink(bytes);
     }
 
@@ -86,29 +89,29 @@ impl AllocatorStats {
     /// Counts that a block became `by` bytes smaller.
     #[inline]
     pub fn record_shrink(&self, by: usize) {
-        self.bytes_deallocated.fetch_add(by as u64, Relaxed);
+        self.bytes_deallocated.fetch_add(by as u64, Release);
         self.usage.fetch_sub(by as u64, Relaxed);
     }
 
     /// As [`record_allocation`](Self::record_allocation), for the only thread that counts here.
     #[inline]
     pub fn record_allocation_exclusive(&self, bytes: usize) {
-        add_exclusive(&self.allocations, 1);
+        add_exclusive(&self.allocations, 1, Relaxed);
         self.record_grow_exclusive(bytes);
     }
 
     /// As [`record_deallocation`](Self::record_deallocation), for the only thread that counts here.
     #[inline]
     pub fn record_deallocation_exclusive(&self, bytes: usize) {
-        add_exclusive(&self.deallocations, 1);
+        add_exclusive(&self.deallocations, 1, Release);
         self.record_shrink_exclusive(bytes);
     }
 
     /// As [`record_grow`](Self::record_grow), for the only thread that counts here.
     #[inline]
     pub fn record_grow_exclusive(&self, by: usize) {
-        add_exclusive(&self.bytes_allocated, by as u64);
-        let usage = add_exclusive(&self.usage, by as u64);
+        add_exclusive(&self.bytes_allocated, by as u64, Relaxed);
+        let usage = add_exclusive(&self.usage, by as u64, Relaxed);
         if usage > self.peak_usage.load(Relaxed) {
             self.peak_usage.store(usage, Relaxed);
         }
@@ -117,17 +120,18 @@ impl AllocatorStats {
     /// As [`record_shrink`](Self::record_shrink), for the only thread that counts here.
     #[inline]
     pub fn record_shrink_exclusive(&self, by: usize) {
-        add_exclusive(&self.bytes_deallocated, by as u64);
-        add_exclusive(&self.usage, (by as u64).wrapping_neg());
+        add_exclusive(&self.bytes_deallocated, by as u64, Release);
+        add_exclusive(&self.usage, (by as u64).wrapping_neg(), Relaxed);
     }
 
     /// The figures as they are now. While others count, they may be from slightly different
     /// moments.
     #[must_use]
     pub fn snapshot(&self) -> StatsSnapshot {
-        // What ended is read before what began, so that an end is never seen without its beginning.
-        let deallocations = self.deallocations.load(Relaxed);
-        let bytes_deallocated = self.bytes_deallocated.load(Relaxed);
+        // What ended is read before what began, so that an end is never seen without its beginning;
+        // the releasing additions and these acquiring loads hold compilers and processors to it.
+        let deallocations = self.deallocations.load(Acquire);
+        let bytes_deallocated = self.bytes_deallocated.load(Acquire);
         StatsSnapshot {
             allocations: self.allocations.load(Relaxed),
             deallocations,

@@ -7,14 +7,14 @@
 //! are always std's: their counts are not what the models are about.
 
 #[cfg(not(nebula_loom))]
-pub use std::sync::atomic;
-#[cfg(not(nebula_loom))]
 use std::sync as imp;
+#[cfg(not(nebula_loom))]
+pub use std::sync::atomic;
 
 #[cfg(nebula_loom)]
-pub use loom::sync::atomic;
-#[cfg(nebula_loom)]
 use loom::sync as imp;
+#[cfg(nebula_loom)]
+pub use loom::sync::atomic;
 
 pub use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -101,6 +101,61 @@ impl<T> Mutex<T> {
     /// The value, with the lock consumed.
     pub fn into_inner(self) -> T {
         match self.0.into_inner() {
+            Ok(value) => value,
+            Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+}
+
+/// A reader-writer lock without poisoning.
+#[derive(Debug, Default)]
+pub struct RwLock<T>(imp::RwLock<T>);
+
+/// What [`RwLock::read`] returns.
+pub type RwLockReadGuard<'a, T> = imp::RwLockReadGuard<'a, T>;
+
+/// What [`RwLock::write`] returns.
+pub type RwLockWriteGuard<'a, T> = imp::RwLockWriteGuard<'a, T>;
+
+impl<T> RwLock<T> {
+    nebula_const_fn! {
+        /// A lock around `value`.
+        pub const fn new(value: T) -> Self {
+            Self(imp::RwLock::new(value))
+        }
+    }
+
+    /// Waits until nobody writes.
+    #[inline]
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        match self.0.read() {
+            Ok(guard) => guard,
+            Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+
+    /// Waits until nobody else reads or writes.
+    #[inline]
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        match self.0.write() {
+            Ok(guard) => guard,
+            Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+
+    /// Takes the lock for writing if nobody holds it in any way.
+    #[inline]
+    pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
+        match self.0.try_write() {
+            Ok(guard) => Some(guard),
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The value, without locking: `&mut self` proves that nobody else is here.
+    pub fn get_mut(&mut self) -> &mut T {
+        match self.0.get_mut() {
             Ok(value) => value,
             Err(poisoned) => poisoned.into_inner(),
         }

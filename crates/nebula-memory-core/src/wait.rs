@@ -6,9 +6,10 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::VecDeque,
     fmt,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -51,7 +52,9 @@ type Place = (Reverse<u8>, u64);
 /// assert!(queue.hand("nobody waits").is_err());
 /// ```
 ///
-/// Joining, handing and giving up take O(log n) in the number of waiters.
+/// Handing takes O(1). Joining and giving up find the place in O(log n) and move at most half of
+/// those who wait (none, for who joins at the end). The line's memory grows to the most that ever
+/// waited at once, and is kept.
 pub struct WaitQueue<T> {
     /// The length of the line, readable without the lock.
     waiting: AtomicUsize,
@@ -61,7 +64,9 @@ pub struct WaitQueue<T> {
 struct Line<T> {
     next_ticket: u64,
     closed: Option<&'static str>,
-    places: BTreeMap<Place, Arc<Slot<T>>>,
+    /// Sorted. Memory is neither allocated nor freed under the lock: where the global allocator
+    /// charges an account, that could lead back here.
+    places: VecDeque<(Place, Arc<Slot<T>>)>,
 }
 
 /// Where one waiter finds its value. Locked inside the line's lock or alone.
@@ -76,14 +81,13 @@ struct Inner<T> {
 }
 
 impl<T> Slot<T> {
-    /// Leaves the outcome and returns whom to wake, after the locks are released.
-    fn put(&self, outcome: Result<T, MemoryError>) -> Option<Waker> {
-        let mut inner = self.inner.lock();
-        inner.outcome = Some(outcome);
-        inner.waker.take()
+    /// Leaves the outcome; [`wake`](Self::wake) comes after the locks are released.
+    fn put(&self, outcome: Result<T, MemoryError>) {
+        self.inner.lock().outcome = Some(outcome);
     }
 
-    fn wake(&self, waker: Option<Waker>) {
+    fn wake(&self) {
+        let waker = self.inner.lock().waker.take();
         self.handed.notify_one();
         if let Some(waker) = waker {
             waker.wake();
@@ -102,7 +106,7 @@ impl<T> WaitQueue<T> {
         /// An empty line.
         #[must_use]
         pub const fn new() -> Self {
-            let line = Line { next_ticket: 0, closed: None, places: BTreeMap::new() };
+            let line = Line { next_ticket: 0, closed: None, places: VecDeque::new() };
             Self { waiting: AtomicUsize::new(0), line: Mutex::new(line) }
         }
     }
@@ -114,18 +118,31 @@ impl<T> WaitQueue<T> {
     pub fn join(&self, priority: u8) -> Waiter<'_, T> {
         let inner = Inner { outcome: None, waker: None };
         let slot = Arc::new(Slot { inner: Mutex::new(inner), handed: Condvar::new() });
-        let place = {
+        // Room for a longer line; what it replaces is freed at the end, without the lock.
+        let mut room = VecDeque::new();
+        let place = loop {
             let mut line = self.line.lock();
-            let place = (Reverse(priority), line.next_ticket);
-            line.next_ticket += 1;
+            let len = line.places.len();
             if let Some(what) = line.closed {
                 // Nobody knows this slot yet, so that there is nobody to wake.
                 slot.put(Err(MemoryError::Closed { what }));
+            } else if len < line.places.capacity() || len < room.capacity() {
+                if len == line.places.capacity() {
+                    room.append(&mut line.places);
+                    std::mem::swap(&mut room, &mut line.places);
+                }
+                let place = (Reverse(priority), line.next_ticket);
+                let at = line.places.partition_point(|(earlier, _)| *earlier < place);
+                line.places.insert(at, (place, Arc::clone(&slot)));
+                self.waiting.store(len + 1, Ordering::Relaxed);
             } else {
-                line.places.insert(place, Arc::clone(&slot));
-                self.waiting.store(line.places.len(), Ordering::Relaxed);
+                drop(line);
+                room = VecDeque::with_capacity((2 * len).max(4));
+                continue;
             }
-            place
+            let place = (Reverse(priority), line.next_ticket);
+            line.next_ticket += 1;
+            break place;
         };
         fence(Ordering::SeqCst);
         Waiter { queue: self, slot, place, done: false }
@@ -136,15 +153,15 @@ impl<T> WaitQueue<T> {
     /// # Errors
     /// `value` is given back if nobody waits.
     pub fn hand(&self, value: T) -> Result<(), T> {
-        let (slot, waker) = {
+        let slot = {
             let mut line = self.line.lock();
-            let Some((_, slot)) = line.places.pop_first() else { return Err(value) };
+            let Some((_, slot)) = line.places.pop_front() else { return Err(value) };
             self.waiting.store(line.places.len(), Ordering::Relaxed);
             // Still under the line's lock: who leaves the line finds itself either in it or served.
-            let waker = slot.put(Ok(value));
-            (slot, waker)
+            slot.put(Ok(value));
+            slot
         };
-        slot.wake(waker);
+        slot.wake();
         Ok(())
     }
 
@@ -175,15 +192,21 @@ impl<T> WaitQueue<T> {
             let mut line = self.line.lock();
             line.closed = Some(what);
             self.waiting.store(0, Ordering::Relaxed);
-            let places = std::mem::take(&mut line.places);
-            let close = |slot: Arc<Slot<T>>| {
-                let waker = slot.put(Err(MemoryError::Closed { what }));
-                (slot, waker)
-            };
-            places.into_values().map(close).collect::<Vec<_>>()
+            let waiters = std::mem::take(&mut line.places);
+            for (_, slot) in &waiters {
+                slot.put(Err(MemoryError::Closed { what }));
+            }
+            waiters
         };
-        for (slot, waker) in waiters {
-            slot.wake(waker);
+        // A waker is the runtime's code; if one panics, the others are woken all the same.
+        let mut panic = None;
+        for (_, slot) in waiters {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| slot.wake())) {
+                panic.get_or_insert(payload);
+            }
+        }
+        if let Some(payload) = panic {
+            resume_unwind(payload);
         }
     }
 
@@ -191,7 +214,10 @@ impl<T> WaitQueue<T> {
     fn leave(&self, place: Place) -> bool {
         let left = {
             let mut line = self.line.lock();
-            let left = line.places.remove(&place);
+            let Ok(at) = line.places.binary_search_by_key(&place, |(place, _)| *place) else {
+                return false;
+            };
+            let left = line.places.remove(at);
             self.waiting.store(line.places.len(), Ordering::Relaxed);
             left
         };
@@ -230,6 +256,9 @@ impl<T> Waiter<'_, T> {
     ///
     /// # Errors
     /// [`MemoryError::Closed`] if the queue is closed.
+    ///
+    /// # Panics
+    /// If the outcome has been taken already.
     pub fn wait(mut self) -> Result<T, MemoryError> {
         self.block(None).unwrap_or_else(|| unreachable!("waiting without a limit has no time-out"))
     }
@@ -238,6 +267,9 @@ impl<T> Waiter<'_, T> {
     ///
     /// # Errors
     /// [`MemoryError::Timeout`] if the time is over, [`MemoryError::Closed`] if the queue is closed.
+    ///
+    /// # Panics
+    /// If the outcome has been taken already.
     pub fn wait_timeout(mut self, timeout: Duration) -> Result<T, MemoryError> {
         // A time-out too long for the clock is no time-out.
         let deadline = Instant::now().checked_add(timeout);
@@ -254,6 +286,7 @@ impl<T> Waiter<'_, T> {
 
     /// `None` if the deadline passed first.
     fn block(&mut self, deadline: Option<Instant>) -> Option<Result<T, MemoryError>> {
+        assert!(!self.done, "a waiter waits again after it was served");
         let mut inner = self.slot.inner.lock();
         loop {
             if let Some(outcome) = inner.outcome.take() {

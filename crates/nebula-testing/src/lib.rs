@@ -1,1 +1,16 @@
-//! (placeholder)
+#![doc = include_str!("../README.md")]
+
+mod account;
+mod alloc;
+pub mod conformance;
+mod probe;
+mod rng;
+mod watchdog;
+
+pub use {
+    account::{CountingAccount, RefusingAccount},
+    alloc::{CountingAllocator, FailingAllocator, OverReturning},
+    probe::{ClonePanics, DropCounter, DropPanics, DropProbe, InjectedPanic, PanicOn, catch},
+    rng::Rng,
+    watchdog::watchdog,
+};

@@ -1,0 +1,157 @@
+//! One tenant: its budget, and everything that is charged to it.
+
+use std::sync::Arc;
+#[cfg(any(feature = "pool", feature = "cache"))]
+use std::sync::Weak;
+
+use nebula_budget::{BudgetAccount, BudgetAllocator, MemoryBudget};
+#[cfg(any(feature = "allocators", feature = "arena", feature = "pool", feature = "cache"))]
+use nebula_memory_core::MemoryError;
+#[cfg(any(feature = "pool", feature = "cache"))]
+use nebula_memory_core::Reclaim;
+
+use crate::memory::Parts;
+
+/// A tenant of a [`Memory`](crate::Memory): a budget, and arenas, pools and caches that are charged
+/// to it and configured as the process says.
+///
+/// A cheap handle; clones share. When the last one is dropped (and the last of the tenant's
+/// [`budget`](Self::budget)), the tenant's memory is the process's again, but for what is still
+/// held.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    #[cfg_attr(
+        not(any(feature = "allocators", feature = "arena", feature = "pool", feature = "cache")),
+        allow(dead_code, reason = "there is nothing to configure without the parts")
+    )]
+    parts: Arc<Parts>,
+    budget: MemoryBudget,
+}
+
+impl Tenant {
+    pub(crate) fn new(parts: Arc<Parts>, budget: MemoryBudget) -> Self {
+        Self { parts, budget }
+    }
+
+    /// The tenant's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.budget.name()
+    }
+
+    /// The tenant's budget.
+    #[must_use]
+    pub fn budget(&self) -> &MemoryBudget {
+        &self.budget
+    }
+
+    /// Charges the tenant.
+    #[must_use]
+    pub fn account(&self) -> BudgetAccount {
+        self.budget.account()
+    }
+
+    /// The heap, charged to the tenant: for collections.
+    #[must_use]
+    pub fn heap(&self) -> BudgetAllocator {
+        self.budget.allocator()
+    }
+
+    /// An allocator as `allocator` in the configuration says, charged to the tenant. It is listed
+    /// in [`Memory::allocators`](crate::Memory::allocators) as `tenant/name` if
+    /// `stats.track_tenants` is set.
+    ///
+    /// # Errors
+    /// The budget's refusal, if the allocator takes its memory at once.
+    #[cfg(feature = "allocators")]
+    pub fn allocator(
+        &self,
+        name: &str,
+    ) -> Result<nebula_alloc::ConfiguredAllocator<BudgetAllocator>, MemoryError> {
+        let mut config = self.parts.config.allocator.clone();
+        let listed = self.parts.config.stats.track_tenants;
+        config.track_stats |= listed;
+        let name = format!("{}/{name}", self.name());
+        let allocator = config.build_named_in(&name, self.heap())?;
+        if listed { Ok(allocator.registered_in(&self.parts.allocators)) } else { Ok(allocator) }
+    }
+
+    /// An arena as `arena` in the configuration says, charged to the tenant.
+    ///
+    /// # Errors
+    /// None for a configuration that was checked, as [`Memory`](crate::Memory)'s was.
+    #[cfg(feature = "arena")]
+    pub fn arena(&self) -> Result<nebula_arena::Arena<BudgetAllocator>, MemoryError> {
+        nebula_arena::Arena::with_config_in(self.parts.config.arena.clone(), self.heap())
+    }
+
+    /// A pool as `pool` in the configuration says, charged to the tenant. Its idle objects are
+    /// given back before a charge is refused, and on pressure.
+    ///
+    /// # Errors
+    /// The budget's refusal of the pool's own memory or of the objects of the warm-up, or an error
+    /// of the factory.
+    #[cfg(feature = "pool")]
+    pub fn pool<T, F>(
+        &self,
+        name: &str,
+        factory: F,
+    ) -> Result<Arc<nebula_pool::ThreadSafePool<T, BudgetAccount>>, MemoryError>
+    where
+        T: nebula_pool::Poolable + Send + 'static,
+        F: Fn() -> Result<T, MemoryError> + Send + Sync + 'static,
+    {
+        let config = &self.parts.config.pool;
+        let pool = nebula_pool::ThreadSafePool::try_new_in(config, self.account(), factory)?;
+        let pool = Arc::new(pool);
+        let weak: Weak<nebula_pool::ThreadSafePool<T, BudgetAccount>> = Arc::downgrade(&pool);
+        self.register(name, IDLE_OBJECTS, weak);
+        Ok(pool)
+    }
+
+    /// A cache as `cache` in the configuration says, charged to the tenant; `weigher` tells how
+    /// many bytes an entry owns on the heap. It gives entries back before a charge is refused, and
+    /// on pressure.
+    ///
+    /// # Errors
+    /// The budget's refusal of the cache's own memory.
+    #[cfg(feature = "cache")]
+    pub fn cache<K, V, W>(
+        &self,
+        name: &str,
+        weigher: W,
+    ) -> Result<Arc<nebula_cache::ConcurrentComputeCache<K, V, BudgetAccount, W>>, MemoryError>
+    where
+        K: std::hash::Hash + Eq + Send + Sync + 'static,
+        V: Send + Sync + 'static,
+        W: Fn(&K, &V) -> usize + Send + Sync + 'static,
+    {
+        let cache = nebula_cache::ConcurrentComputeCache::builder(self.parts.config.cache.clone())
+            .with_account(self.account())
+            .with_weigher(weigher)
+            .build()?;
+        let cache = Arc::new(cache);
+        let weak: Weak<nebula_cache::ConcurrentComputeCache<K, V, BudgetAccount, W>> =
+            Arc::downgrade(&cache);
+        self.register(name, CACHED_VALUES, weak);
+        Ok(cache)
+    }
+
+    /// Registers with the budget, which asks before it refuses, and with the process, whose monitor
+    /// asks on pressure; both until `target` is dropped.
+    #[cfg(any(feature = "pool", feature = "cache"))]
+    fn register<R: Reclaim + 'static>(&self, name: &str, priority: u8, target: Weak<R>) {
+        let name = format!("{}/{name}", self.name());
+        let everybody = Weak::clone(&target);
+        self.budget.reclaimers().register(&*name, priority, target).detach();
+        self.parts.reclaimers.register(&*name, priority, everybody).detach();
+    }
+}
+
+/// Idle objects are given back first: making them again is all that it costs.
+#[cfg(feature = "pool")]
+const IDLE_OBJECTS: u8 = 10;
+
+/// Cached values cost a computation each.
+#[cfg(feature = "cache")]
+const CACHED_VALUES: u8 = 20;

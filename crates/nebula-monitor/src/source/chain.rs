@@ -1,0 +1,240 @@
+//! What both versions of control groups have in common: a chain of groups, from the process's own
+//! to the uppermost that is mounted, each with a limit that applies to everything below it.
+
+use std::path::{Path, PathBuf};
+
+use nebula_memory_core::{MemoryError, PressureReading};
+
+use crate::{
+    parse::{self, Hierarchy, UNLIMITED},
+    source::{Bounds, kernel_file::KernelFile},
+};
+
+/// How the files of one version are called.
+pub(crate) struct Names {
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) source: &'static str,
+    pub(crate) limit: &'static str,
+    pub(crate) usage: &'static str,
+    /// Key, in `memory.stat`, of the file pages that the kernel drops before it kills.
+    pub(crate) droppable: &'static [u8],
+}
+
+/// A number on a line of its own takes 21 bytes at most.
+type NumberBuffer = [u8; 32];
+
+/// `memory.stat` has less than 4 KiB in both versions, and what is wanted stands in its first half.
+type StatBuffer = [u8; 4096];
+
+#[derive(Debug)]
+struct Level {
+    limit: KernelFile,
+    usage: KernelFile,
+    stat: Option<KernelFile>,
+    /// A tighter limit of ancestors that are not mounted, as it was at probing.
+    hidden_limit: u64,
+}
+
+/// The open files of a chain of control groups; never empty.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    levels: Vec<Level>,
+    /// Whether the process's own group was not to be seen, so that the mount's is assumed.
+    assumed: bool,
+}
+
+impl Names {
+    fn fault(&self, why: impl std::fmt::Display) -> MemoryError {
+        MemoryError::source_unavailable(self.source, why)
+    }
+
+    fn number(
+        &self,
+        file: &KernelFile,
+        parse: impl FnOnce(&[u8]) -> Option<u64>,
+    ) -> Result<u64, MemoryError> {
+        let mut buffer = NumberBuffer::default();
+        let fault = |why: &dyn std::fmt::Display| {
+            self.fault(format_args!("{}: {why}", file.path().display()))
+        };
+        let text = file.read(&mut buffer).map_err(|error| fault(&error))?;
+        parse(text).ok_or_else(|| fault(&"not a number of bytes"))
+    }
+
+    fn limit(&self, level: &Level) -> Result<u64, MemoryError> {
+        Ok(self.number(&level.limit, parse::limit)?.min(level.hidden_limit))
+    }
+
+    fn usage(&self, level: &Level) -> Result<u64, MemoryError> {
+        self.number(&level.usage, parse::number)
+    }
+}
+
+impl Chain {
+    /// Finds and opens the chain in the machine (or the copy of one) under `root`.
+    pub(crate) fn open(root: &Path, names: &Names) -> Result<Self, MemoryError> {
+        let text = |file: &str| {
+            let path = under(root, Path::new(file));
+            match std::fs::read(&path) {
+                Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+                Err(error) => Err(names.fault(format_args!("{}: {error}", path.display()))),
+            }
+        };
+        let (groups, mounts) = (text("/proc/self/cgroup")?, text("/proc/self/mountinfo")?);
+        let group = parse::cgroup_path(&groups, names.hierarchy).ok_or_else(|| {
+            names.fault("/proc/self/cgroup names no control group of this kind for the process")
+        })?;
+        let mounts: Vec<_> = parse::mounts(&mounts, names.hierarchy).collect();
+        if mounts.is_empty() {
+            return Err(names.fault("/proc/self/mountinfo shows no mount of this kind"));
+        }
+        // Where the group lies within a mount, that is the place; where it does not (a container
+        // that sees the host's paths, or a process that was moved out of its namespace), the mount
+        // itself is the best guess there is.
+        let exact = mounts.iter().filter_map(|mount| {
+            let relative = parse::within(group, &mount.root)?;
+            Some((under(root, &mount.point), relative, false))
+        });
+        let guessed = mounts.iter().map(|mount| (under(root, &mount.point), PathBuf::new(), true));
+        for (point, relative, assumed) in exact.chain(guessed) {
+            let levels = open_levels(&point, &relative, names);
+            if !levels.is_empty() {
+                let mut chain = Self { levels, assumed };
+                chain.find_hidden_limit(names)?;
+                return Ok(chain);
+            }
+        }
+        Err(names.fault(format_args!(
+            "no group from {group} up has both {} and {}: it is the root group, or the memory \
+             controller is not enabled here",
+            names.limit, names.usage
+        )))
+    }
+
+    /// Version 1 tells the tightest limit of all ancestors, also of those above the mount.
+    fn find_hidden_limit(&mut self, names: &Names) -> Result<(), MemoryError> {
+        let mut visible = UNLIMITED;
+        for level in &self.levels {
+            visible = visible.min(names.limit(level)?);
+        }
+        if let Some(own) = self.levels.first_mut() {
+            let all = own.stat(b"hierarchical_memory_limit", parse::limit).unwrap_or(UNLIMITED);
+            // Of limits that are visible, the present value counts and not the one of probing.
+            own.hidden_limit = if all < visible { all } else { UNLIMITED };
+        }
+        Ok(())
+    }
+
+    /// How many groups are watched.
+    pub(crate) fn len(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// The tightest limit of the chain, and the least that is left in any of its groups.
+    pub(crate) fn bounds(&self, names: &Names) -> Result<Option<Bounds>, MemoryError> {
+        let mut bounds: Option<Bounds> = None;
+        for level in &self.levels {
+            let Some(PressureReading { used, limit: Some(cap) }) = level.read(names)? else {
+                continue;
+            };
+            let (left, so_far) = (cap.saturating_sub(used), bounds.unwrap_or(Bounds::NONE));
+            bounds = Some(Bounds { cap: cap.min(so_far.cap), left: left.min(so_far.left) });
+        }
+        Ok(bounds)
+    }
+
+    /// The reading of the group that is fullest.
+    pub(crate) fn read(&self, names: &Names) -> Result<PressureReading, MemoryError> {
+        let mut fullest: Option<PressureReading> = None;
+        for level in &self.levels {
+            let Some(reading) = level.read(names)? else { continue };
+            if fullest.is_none_or(|fullest| reading.ratio() > fullest.ratio()) {
+                fullest = Some(reading);
+            }
+        }
+        match (fullest, self.levels.first()) {
+            (Some(reading), _) => Ok(reading),
+            (None, Some(own)) => {
+                Ok(PressureReading { used: saturate(names.usage(own)?), limit: None })
+            }
+            (None, None) => Err(names.fault("no control group is watched")),
+        }
+    }
+
+    /// Where it reads, for reports.
+    pub(crate) fn detail(&self) -> String {
+        let lowest = self.levels.first().and_then(|own| own.limit.path().parent());
+        let place = lowest.unwrap_or(Path::new("")).display();
+        let ancestors = match self.len().saturating_sub(1) {
+            0 => String::new(),
+            1 => " and 1 ancestor".to_owned(),
+            n => format!(" and {n} ancestors"),
+        };
+        let assumed = if self.assumed {
+            ", assumed: the process's own group is not visible here"
+        } else {
+            ""
+        };
+        format!("{place}{ancestors}{assumed}")
+    }
+}
+
+impl Level {
+    /// How full the group is; `None` if it has no limit.
+    fn read(&self, names: &Names) -> Result<Option<PressureReading>, MemoryError> {
+        let limit = names.limit(self)?;
+        if limit == UNLIMITED {
+            return Ok(None);
+        }
+        let mut used = names.usage(self)?;
+        // File pages count as used, but the kernel drops those that nobody uses before it runs
+        // out. To ask how many there are costs far more than the rest, and matters only when it
+        // might be getting tight.
+        if used > limit / 2 {
+            used = used.saturating_sub(self.stat(names.droppable, parse::number).unwrap_or(0));
+        }
+        Ok(Some(PressureReading { used: saturate(used), limit: Some(saturate(limit)) }))
+    }
+
+    /// A figure of `memory.stat`; `None` if there is no such file or figure.
+    fn stat(&self, key: &[u8], parse: fn(&[u8]) -> Option<u64>) -> Option<u64> {
+        let stat = self.stat.as_ref()?;
+        let mut buffer: StatBuffer = [0; 4096];
+        let text = stat.read(&mut buffer).ok()?;
+        // A line that the end of the buffer may have cut is not taken.
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        parse(parse::stat_value(text.get(..whole)?, key)?)
+    }
+}
+
+/// The levels from `relative` up to `point` whose limits apply to `relative`.
+fn open_levels(point: &Path, relative: &Path, names: &Names) -> Vec<Level> {
+    let mut levels = Vec::new();
+    for part in relative.ancestors() {
+        let directory = point.join(part);
+        let open = |name| KernelFile::open(directory.join(name));
+        // In version 1 a group may ignore the limits of its parents (`use_hierarchy` of the
+        // parent is 0); kernels since 5.11 don't offer that any more.
+        if !levels.is_empty() {
+            let flat = std::fs::read(directory.join("memory.use_hierarchy"));
+            if flat.is_ok_and(|text| parse::number(&text) == Some(0)) {
+                break;
+            }
+        }
+        if let (Ok(limit), Ok(usage)) = (open(names.limit), open(names.usage)) {
+            let stat = open("memory.stat").ok();
+            levels.push(Level { limit, usage, stat, hidden_limit: UNLIMITED });
+        }
+    }
+    levels
+}
+
+/// The absolute path `path` as it lies under `root`.
+pub(crate) fn under(root: &Path, path: &Path) -> PathBuf {
+    // Joining an absolute path would replace the root.
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+fn saturate(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,70 @@
+//! The machine that the tests run on: what it has can be read, and makes sense.
+
+use nebula_monitor::{
+    CgroupV1, CgroupV2, MemoryMonitor, MonitoringConfig, PressureSource, SourceReport,
+    SystemMemory, limits,
+};
+
+#[test]
+fn a_probe_finds_a_source_in_force() {
+    let mut monitor = MemoryMonitor::new(MonitoringConfig::default()).unwrap();
+    for report in monitor.sources() {
+        println!("{report}");
+    }
+    println!("limits: {}", monitor.limits());
+    assert_eq!(monitor.sources().len(), 3);
+    if !cfg!(target_os = "linux") && !cfg!(feature = "sysinfo") {
+        println!("skipped: without Linux's files and without `sysinfo` there is nothing to read");
+        return;
+    }
+    assert!(monitor.sources().iter().any(SourceReport::in_force));
+    monitor.check().unwrap();
+    let (_, reading) = monitor.status().last_reading().unwrap();
+    assert!(reading.used > 0 && reading.limit > Some(0), "{reading:?}");
+    let cap = monitor.limits().cap().unwrap();
+    assert_eq!(limits().cap(), Some(cap));
+    assert!(limits().left().unwrap() <= cap);
+}
+
+#[test]
+fn system_memory_is_plausible() {
+    match SystemMemory::open() {
+        Ok(memory) => {
+            let reading = memory.read().unwrap();
+            assert!(reading.used > 1 << 20 && reading.ratio() < 1.0, "{reading:?}");
+        }
+        Err(why) if !cfg!(target_os = "linux") && !cfg!(feature = "sysinfo") => {
+            println!("skipped: {why}");
+        }
+        Err(why) => panic!("{why}"),
+    }
+}
+
+#[cfg(feature = "sysinfo")]
+#[test]
+fn sysinfo_and_the_fast_path_tell_the_same() {
+    let slow = nebula_monitor::SysinfoMemory::open().unwrap();
+    let fast = SystemMemory::open().unwrap();
+    let (slow, fast) = (slow.read().unwrap(), fast.read().unwrap());
+    assert_eq!(slow.limit, fast.limit);
+    // Other processes come and go between the two readings.
+    let difference = slow.used.abs_diff(fast.used);
+    assert!(difference < slow.limit.unwrap() / 10, "{slow:?} {fast:?}");
+}
+
+/// The kernel's own files, of whatever control groups there are, pass the parsers.
+#[test]
+fn own_control_groups_are_read_if_there_are_any() {
+    let groups: [Result<Box<dyn PressureSource>, _>; 2] =
+        [CgroupV2::open().map(|g| Box::new(g) as _), CgroupV1::open().map(|g| Box::new(g) as _)];
+    for group in groups {
+        match group {
+            Ok(group) => {
+                let reading = group.read().unwrap();
+                println!("{}: {reading:?}", group.name());
+                assert!(reading.used > 0, "this process is in it");
+            }
+            Err(why) => println!("skipped: {why}"),
+        }
+    }
+}
