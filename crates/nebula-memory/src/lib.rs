@@ -63,3 +63,8 @@ pub use config::StatsConfig;
 pub use config::{MemoryConfig, MemoryConfigBuilder};
 #[cfg(feature = "budget")]
 pub use {memory::Memory, tenant::Tenant};
+
+// The repository's README has an example, too; only its test is compiled from here.
+#[cfg(all(doctest, feature = "full"))]
+#[doc = include_str!("../../../README.md")]
+mod readme {}

@@ -1,0 +1,142 @@
+//! Tenants of one process: isolated by their budgets, and giving back before anybody is refused.
+#![cfg(all(
+    feature = "arena",
+    feature = "budget",
+    feature = "cache",
+    feature = "monitor",
+    feature = "pool"
+))]
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use nebula_memory::{
+    Memory, MemoryConfig, Tenant,
+    budget::BudgetConfig,
+    cache::CacheConfig,
+    core::{ByteSize, ManualClock, PressureLevel},
+    monitor::PressureAction,
+};
+
+const MIB: usize = 1 << 20;
+
+fn memory() -> Memory {
+    let process = BudgetConfig::builder(ByteSize::mib(64)).build().unwrap();
+    let cache = CacheConfig::builder().capacity(ByteSize::mib(32)).build().unwrap();
+    Memory::new(MemoryConfig::builder().budget(process).cache(cache).build().unwrap()).unwrap()
+}
+
+fn borrower(memory: &Memory, name: &str) -> Tenant {
+    let limits = BudgetConfig::builder(ByteSize::mib(64)).guaranteed(ByteSize::ZERO);
+    memory.tenant(name, &limits.build().unwrap()).unwrap()
+}
+
+#[test]
+fn a_tenant_that_exceeds_its_budget_leaves_the_others_alone() {
+    let memory = memory();
+    let limits = BudgetConfig::builder(ByteSize::mib(8)).build().unwrap();
+    let (rogue, other) =
+        (memory.tenant("rogue", &limits).unwrap(), memory.tenant("other", &limits).unwrap());
+    let arena = rogue.arena().unwrap();
+    let error = loop {
+        if let Err(refused) = arena.try_alloc([0_u8; 100_000]) {
+            break refused.error;
+        }
+    };
+    assert!(error.to_string().contains("`process/rogue` has used"), "{error}");
+    let theirs = other.arena().unwrap();
+    theirs.try_alloc_slice_with(7 * MIB, |_| 0_u8).unwrap();
+    drop((arena, theirs));
+    assert_eq!(memory.budget().used(), 0);
+}
+
+#[test]
+fn a_cache_gives_back_before_another_tenant_is_refused() {
+    let memory = memory();
+    let (caching, needing) = (borrower(&memory, "caching"), borrower(&memory, "needing"));
+    let cache = caching.cache("pages", |_: &u64, page: &Vec<u8>| page.capacity()).unwrap();
+    for key in 0..400 {
+        cache.insert(key, vec![0; 64 << 10]).unwrap();
+    }
+    let before = caching.budget().used();
+    assert!(before > 20 * MIB, "{before}");
+    let held = needing.budget().try_reserve(50 * MIB).unwrap();
+    assert!(caching.budget().used() <= 14 * MIB);
+    assert!(cache.len() < 400);
+    drop((held, cache));
+    assert_eq!(memory.budget().used(), 0);
+}
+
+#[test]
+fn idle_objects_of_a_pool_are_given_back_before_cached_values() {
+    let memory = memory();
+    let tenant = borrower(&memory, "tenant");
+    let pool = tenant.pool("buffers", || Ok(Vec::<u8>::with_capacity(10 * MIB))).unwrap();
+    let cache = tenant.cache("pages", |_: &u64, page: &Vec<u8>| page.capacity()).unwrap();
+    cache.insert(1, vec![0; 10 * MIB]).unwrap();
+    drop(pool.try_get().unwrap());
+    let names: Vec<_> = memory.reclaimers().list().into_iter().map(|(name, ..)| name).collect();
+    assert_eq!(names, ["tenant/buffers", "tenant/pages"]);
+    let held = tenant.budget().try_reserve(50 * MIB).unwrap();
+    assert_eq!((pool.stats().idle, cache.len()), (0, 1));
+    drop((held, pool, cache));
+    assert!(memory.reclaimers().is_empty());
+    assert_eq!(memory.budget().used(), 0);
+}
+
+#[test]
+fn the_monitor_sees_the_budget_and_asks_everybody_to_give_back() {
+    let memory = memory();
+    let tenant = borrower(&memory, "tenant");
+    let events = Arc::new(Mutex::new(vec![]));
+    let log = Arc::clone(&events);
+    let tell = PressureAction::notify(move |event| log.lock().unwrap().push(event.clone()));
+    let clock = Arc::new(ManualClock::new());
+    let mut monitor = memory
+        .monitor()
+        .without_system()
+        .clock(Arc::clone(&clock) as _)
+        .on(PressureLevel::Elevated, tell)
+        .build()
+        .unwrap();
+    assert!(monitor.check().unwrap().is_none());
+
+    let cache = tenant.cache("pages", |_: &u64, page: &Vec<u8>| page.capacity()).unwrap();
+    for key in 0..300 {
+        cache.insert(key, vec![0; 64 << 10]).unwrap();
+    }
+    let held = tenant.budget().try_reserve(40 * MIB).unwrap();
+    let event = monitor.check().unwrap().expect("58 of 64 MiB are pressure");
+    assert_eq!((event.from, event.to), (PressureLevel::Normal, PressureLevel::High));
+    assert_eq!(event.source, "process");
+    // A cache does not give up everything at once; what it said that it gave is gone.
+    assert!(event.given() > 5 * MIB, "{event}");
+    assert!(memory.budget().used() <= 60 * MIB - event.given());
+    for _ in 0..20 {
+        clock.advance(Duration::from_secs(2));
+        monitor.check().unwrap();
+    }
+    assert_eq!(monitor.level(), PressureLevel::Normal);
+    let seen: Vec<_> = events.lock().unwrap().iter().map(|e| e.to).collect();
+    assert_eq!((seen[0], seen[seen.len() - 1]), (PressureLevel::High, PressureLevel::Normal));
+    drop(held);
+}
+
+#[test]
+fn the_promise_of_a_guarantee_is_no_pressure() {
+    let memory = memory();
+    let limits = BudgetConfig::builder(ByteSize::mib(60)).build().unwrap();
+    let _tenant = memory.tenant("tenant", &limits).unwrap();
+    let mut monitor = memory.monitor().without_system().build().unwrap();
+    assert!(monitor.check().unwrap().is_none());
+    assert_eq!((monitor.level(), memory.budget().committed()), (PressureLevel::Normal, 60 * MIB));
+}
+
+#[test]
+fn memory_and_tenants_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + Clone + 'static>() {}
+    shared::<Memory>();
+    shared::<Tenant>();
+}
