@@ -56,5 +56,5 @@ impl MemoryError {
 /// ```
 #[must_use]
 pub fn last_refusal() -> Option<MemoryError> {
-    LATEST.try_with(|latest| latest.take()).ok().flatten()
+    LATEST.try_with(RefCell::take).ok().flatten()
 }

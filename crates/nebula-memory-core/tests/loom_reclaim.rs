@@ -41,7 +41,7 @@ fn counter() -> (Arc<Counter>, Weak<dyn Reclaim>) {
 
 #[test]
 fn a_reclaimer_never_runs_twice_at_once() {
-    model(3, || {
+    model(4, || {
         let registry = ReclaimRegistry::new();
         let (counter, weak) = counter();
         registry.register("counter", 0, weak).detach();
@@ -59,7 +59,7 @@ fn a_reclaimer_never_runs_twice_at_once() {
 
 #[test]
 fn registering_against_unregistering_loses_nobody() {
-    model(3, || {
+    model(4, || {
         let registry = ReclaimRegistry::new();
         let (_first, weak_first) = counter();
         let (_second, weak_second) = counter();

@@ -52,7 +52,7 @@ fn poll_once<T>(waiter: &mut Waiter<'_, T>) -> bool {
 
 #[test]
 fn a_value_handed_to_one_who_leaves_reaches_the_next() {
-    model(3, || {
+    model(4, || {
         let queue = queue();
         let alive = Arc::new(AtomicUsize::new(0));
         let (leaver, stayer) = (queue.join(0), queue.join(0));
@@ -70,7 +70,7 @@ fn a_value_handed_to_one_who_leaves_reaches_the_next() {
 
 #[test]
 fn a_value_handed_to_the_last_who_leaves_is_dropped_once() {
-    model(4, || {
+    model(5, || {
         let queue = queue();
         let alive = Arc::new(AtomicUsize::new(0));
         let mut leaver = queue.join(0);
@@ -90,7 +90,7 @@ fn a_value_handed_to_the_last_who_leaves_is_dropped_once() {
 
 #[test]
 fn two_values_and_two_waiters_of_whom_one_leaves() {
-    model(2, || {
+    model(3, || {
         let queue = queue();
         let alive = Arc::new(AtomicUsize::new(0));
         let (first, second) = (queue.join(0), queue.join(0));
@@ -106,7 +106,7 @@ fn two_values_and_two_waiters_of_whom_one_leaves() {
 /// A lost wake-up would leave a thread waiting for ever, which loom reports.
 #[test]
 fn join_and_look_against_return_and_ask_loses_no_wake_up() {
-    model(3, || {
+    model(4, || {
         let semaphore = Semaphore::new(1);
         let permit = semaphore.try_acquire().unwrap();
         let waiting = {
@@ -121,7 +121,7 @@ fn join_and_look_against_return_and_ask_loses_no_wake_up() {
 
 #[test]
 fn three_threads_share_one_permit() {
-    model(2, || {
+    model(3, || {
         let semaphore = Semaphore::new(1);
         let in_use = Arc::new(AtomicUsize::new(0));
         let work = |semaphore: &Arc<Semaphore>, in_use: &Arc<AtomicUsize>| {
@@ -142,7 +142,7 @@ fn three_threads_share_one_permit() {
 
 #[test]
 fn a_permit_returned_to_one_who_leaves_is_found_by_a_newcomer() {
-    model(2, || {
+    model(3, || {
         let semaphore = Semaphore::new(1);
         let permit = semaphore.try_acquire().unwrap();
         let leaver = {
@@ -162,7 +162,7 @@ fn a_permit_returned_to_one_who_leaves_is_found_by_a_newcomer() {
 
 #[test]
 fn a_future_is_woken() {
-    model(3, || {
+    model(4, || {
         let semaphore = Semaphore::new(1);
         let permit = semaphore.try_acquire().unwrap();
         let waiting = {
@@ -183,7 +183,7 @@ fn a_future_is_woken() {
 
 #[test]
 fn nobody_waits_in_a_closed_queue() {
-    model(4, || {
+    model(5, || {
         let queue = queue::<()>();
         let early = queue.join(0);
         let late = thread::spawn(move || {
@@ -200,7 +200,7 @@ fn nobody_waits_in_a_closed_queue() {
 
 #[test]
 fn closing_against_handing_and_leaving_loses_no_value() {
-    model(2, || {
+    model(3, || {
         let queue = queue();
         let alive = Arc::new(AtomicUsize::new(0));
         let (stayer, leaver) = (queue.join(0), queue.join(0));
