@@ -124,6 +124,12 @@ impl AllocatorStats {
         add_exclusive(&self.usage, (by as u64).wrapping_neg(), Relaxed);
     }
 
+    /// Bytes that are out now.
+    #[must_use]
+    pub fn current_usage(&self) -> u64 {
+        self.usage.load(Relaxed)
+    }
+
     /// The figures as they are now. While others count, they may be from slightly different
     /// moments.
     #[must_use]

@@ -146,7 +146,8 @@ impl UsageCell {
         self.thread_safe
     }
 
-    /// Publishes that `bytes` are in use.
+    /// Publishes that `bytes` are in use. A cell with statistics reads its usage from them
+    /// instead.
     #[inline]
     pub fn set_used(&self, bytes: usize) {
         self.used.store(bytes, Relaxed);
@@ -166,8 +167,12 @@ impl UsageCell {
 }
 
 impl MemoryUsage for UsageCell {
+    /// Bytes in use: by the statistics, if there are any, otherwise what was published.
     fn used(&self) -> usize {
-        self.used.load(Relaxed)
+        match &self.statistics {
+            Some(stats) => usize::try_from(stats.current_usage()).unwrap_or(usize::MAX),
+            None => self.used.load(Relaxed),
+        }
     }
 
     fn capacity(&self) -> Option<usize> {

@@ -11,7 +11,7 @@ use allocator_api2::{
 };
 use hashbrown::{DefaultHashBuilder, HashMap};
 use nebula_memory_core::{
-    Accounted, Allocator, Foreign, Global, MemoryError, TypedAllocator, Unlimited,
+    Account, Accounted, Align, Allocator, Foreign, Global, MemoryError, TypedAllocator, Unlimited,
 };
 use nebula_testing::{
     CountingAccount, CountingAllocator, DropCounter, FailingAllocator, OverReturning, PanicOn,
@@ -233,6 +233,23 @@ fn a_refused_charge_is_reported_as_the_account_says() {
     assert!(allocator.allocate(Layout::new::<[u8; 101]>()).is_err());
     assert!(allocator.allocate_zeroed(Layout::new::<[u8; 101]>()).is_err());
     allocator.account().assert_settled();
+}
+
+#[test]
+fn a_refused_charge_is_explained_where_the_user_sees_it() {
+    struct Explaining;
+    impl Account for Explaining {
+        fn try_charge(&self, requested: usize) -> Result<(), MemoryError> {
+            Err(MemoryError::CapacityExceeded { requested, available: 0, align: Align::ONE })
+        }
+        fn credit(&self, _bytes: usize) {}
+        fn explain(&self, _error: MemoryError) -> MemoryError {
+            MemoryError::Closed { what: "explained" }
+        }
+    }
+    let allocator = Accounted::new(Global, Explaining);
+    assert_eq!(allocator.try_allocate(Layout::new::<u8>()).unwrap_err().code(), "closed");
+    assert_eq!(allocator.try_new_slice(3, |i| i).unwrap_err().code(), "closed");
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn join_and_look_against_return_and_ask_loses_no_wake_up() {
 
 #[test]
 fn three_threads_share_one_permit() {
-    model(3, || {
+    model(2, || {
         let semaphore = Semaphore::new(1);
         let in_use = Arc::new(AtomicUsize::new(0));
         let work = |semaphore: &Arc<Semaphore>, in_use: &Arc<AtomicUsize>| {
@@ -142,7 +142,7 @@ fn three_threads_share_one_permit() {
 
 #[test]
 fn a_permit_returned_to_one_who_leaves_is_found_by_a_newcomer() {
-    model(3, || {
+    model(2, || {
         let semaphore = Semaphore::new(1);
         let permit = semaphore.try_acquire().unwrap();
         let leaver = {
