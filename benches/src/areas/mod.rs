@@ -1,0 +1,23 @@
+//! The areas. A new one is a `pub mod` and a line of [`AREAS`], both in alphabetical order.
+
+use crate::Area;
+
+pub mod alloc;
+pub mod arena;
+pub mod budget;
+pub mod cache;
+pub mod core;
+pub mod monitor;
+pub mod pool;
+
+/// Every area.
+pub const AREAS: &[Area] = &[
+    // One a line.
+    Area::new("alloc", "a bump region beside bumpalo, and what counting costs", alloc::cases),
+    Area::new("arena", "bump arenas: values, strings, slices, vectors, start-up", arena::cases),
+    Area::new("budget", "charges to a tree of budgets, alone and from two threads", budget::cases),
+    Area::new("cache", "caches for many threads: hits, evictions, get or insert", cache::cases),
+    Area::new("core", "accounting nobody asked for, charges, striped counters", core::cases),
+    Area::new("monitor", "readings of memory limits, and a check of all of them", monitor::cases),
+    Area::new("pool", "object pools: get and return, alone and from two threads", pool::cases),
+];

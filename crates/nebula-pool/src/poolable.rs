@@ -1,0 +1,115 @@
+//! What an object has to say for itself in order to live in a pool.
+
+/// An object that a pool can lend again and again.
+///
+/// The pool calls these while it holds no lock. A panic in any of them costs the object (it is
+/// dropped and counted as quarantined), never the pool.
+///
+/// ```
+/// use nebula_pool::Poolable;
+///
+/// /// A parser with a scratch buffer.
+/// struct Parser { scratch: Vec<u8>, errors: usize }
+///
+/// impl Poolable for Parser {
+///     fn reset(&mut self) {
+///         self.scratch.clear();
+///         self.errors = 0;
+///     }
+///     fn is_valid(&self) -> bool {
+///         self.errors == 0
+///     }
+///     fn heap_size(&self) -> usize {
+///         self.scratch.capacity()
+///     }
+/// }
+/// ```
+pub trait Poolable {
+    /// Makes the object as good as new. Called when it comes back, before anybody else can have it.
+    ///
+    /// It may come back from a thread that is panicking, in whatever state that left it.
+    fn reset(&mut self);
+
+    /// Whether the object may be lent once more. Asked when an idle object is about to be lent; if
+    /// the answer is no, it is dropped and a new one is made in its place.
+    fn is_valid(&self) -> bool {
+        true
+    }
+
+    /// Bytes of memory that the object owns outside of itself: what is allocated, not what is
+    /// filled, and without `size_of::<Self>()`, which the pool's table of slots contains.
+    ///
+    /// This is what the pool charges to its account. It is asked once when the object has been made
+    /// and each time it has come back and been [`reset`](Self::reset); what an object grows by while
+    /// it is lent is charged when it comes back.
+    fn heap_size(&self) -> usize;
+}
+
+/// Cleared on return, with its capacity kept. What the elements own themselves is not in
+/// `heap_size`: after a return there are none.
+impl<T> Poolable for Vec<T> {
+    fn reset(&mut self) {
+        self.clear();
+    }
+
+    fn heap_size(&self) -> usize {
+        // A vector of zero-sized elements has any capacity for nothing; no other product overflows,
+        // because it has been allocated.
+        self.capacity().wrapping_mul(size_of::<T>())
+    }
+}
+
+/// Cleared on return, with its capacity kept.
+impl Poolable for String {
+    fn reset(&mut self) {
+        self.clear();
+    }
+
+    fn heap_size(&self) -> usize {
+        self.capacity()
+    }
+}
+
+/// The object in the box, and the box.
+impl<T: Poolable> Poolable for Box<T> {
+    fn reset(&mut self) {
+        (**self).reset();
+    }
+
+    fn is_valid(&self) -> bool {
+        (**self).is_valid()
+    }
+
+    fn heap_size(&self) -> usize {
+        (**self).heap_size().saturating_add(size_of::<T>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Poolable;
+
+    #[test]
+    fn buffers_are_cleared_and_sized_by_capacity() {
+        let mut numbers = Vec::<u32>::with_capacity(10);
+        numbers.push(1);
+        numbers.reset();
+        assert!(numbers.is_empty());
+        assert_eq!(numbers.heap_size(), numbers.capacity() * 4);
+
+        let mut text = String::from("nebula");
+        text.reset();
+        assert!(text.is_empty() && text.is_valid());
+        assert_eq!(text.heap_size(), text.capacity());
+        assert_eq!(vec![(); 5].heap_size(), 0);
+    }
+
+    #[test]
+    fn a_box_adds_itself() {
+        let mut boxed = Box::new(Vec::<u8>::with_capacity(100));
+        boxed.push(1);
+        boxed.reset();
+        assert!(boxed.is_empty() && boxed.is_valid());
+        assert_eq!(boxed.heap_size(), boxed.capacity() + size_of::<Vec<u8>>());
+    }
+}
