@@ -22,7 +22,7 @@ const SEQUENCE: usize = if SMALL { 1 << 12 } else { 1 << 18 };
 const PART: usize = if SMALL { 140 } else { 14_000 };
 
 /// What the cases need of a cache from `u64` to `u64`.
-trait Map: Sync + Sized + 'static {
+trait Map: Send + Sync + Sized + 'static {
     fn with_room_for(entries: usize) -> Self;
     fn get(&self, key: u64) -> Option<u64>;
     fn insert(&self, key: u64);

@@ -318,12 +318,11 @@ impl fmt::Debug for Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let Some(registry) = &self.registry else { return };
-        let removed = {
-            let mut entries = registry.entries.lock();
-            let at = entries.list.binary_search_by_key(&self.entry.order, |e| e.order);
-            at.map(|at| entries.list.remove(at))
-        };
-        // Dropped without the lock; the registration holds the entry for a moment longer anyway.
-        drop(removed);
+        let mut entries = registry.entries.lock();
+        // It may have been swept up with its target. Removing frees nothing under the lock: the
+        // registration holds the entry until after it.
+        if let Ok(at) = entries.list.binary_search_by_key(&self.entry.order, |e| e.order) {
+            entries.list.remove(at);
+        }
     }
 }

@@ -277,6 +277,8 @@ fn a_slice_that_does_not_fit_makes_no_values() {
     let error = allocator.try_new_slice(usize::MAX, |_| 0_u64).unwrap_err();
     assert_eq!((on.calls(), error.code()), (0, "invalid_layout"));
     assert_eq!(allocator.try_new_slice(100, make).unwrap().len(), 100);
+    allocator.account().set_limit(3);
+    assert!(allocator.try_new_slice(4, |_| 0_u8).is_err());
     allocator.account().assert_settled();
 }
 

@@ -129,14 +129,12 @@ fn a_registration_ends_with_its_guard_or_its_target() {
 }
 
 #[test]
-fn a_target_that_is_gone_may_be_unregistered_late_and_leaves_no_trace() {
+fn a_target_that_is_gone_may_be_unregistered_late() {
     let (registry, log) = (ReclaimRegistry::new(), Arc::default());
     let (first, late) = named(&registry, &log, "first", 3, 1);
-    let trace = Arc::downgrade(&first);
     drop(first);
     // The next registration sweeps up what is gone.
     let (_second, _kept) = named(&registry, &log, "second", 3, 1);
-    assert_eq!(trace.strong_count(), 0);
     drop(late);
     assert_eq!(registry.reclaim(1, HIGH).given, 1);
     assert_eq!(take(&log), ["second:1"]);

@@ -16,6 +16,8 @@ use std::{io::Write, panic::resume_unwind, sync::mpsc, thread, time::Duration};
 /// # Panics
 /// As `body` does, and if no thread can be started.
 pub fn watchdog<R: Send>(limit: Duration, body: impl FnOnce() -> R + Send) -> R {
+    // Miri takes its time.
+    let limit = if cfg!(miri) { limit * 60 } else { limit };
     let test = thread::current().name().unwrap_or("a test").to_owned();
     thread::scope(|scope| {
         let (done, ended) = mpsc::channel::<()>();
