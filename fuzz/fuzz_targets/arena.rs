@@ -3,11 +3,7 @@
 
 #![no_main]
 
-use std::{
-    alloc::Layout,
-    cell::Cell,
-    ptr::NonNull,
-};
+use std::{alloc::Layout, cell::Cell, ptr::NonNull};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;

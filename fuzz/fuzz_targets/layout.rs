@@ -62,7 +62,10 @@ fuzz_target!(|input: Input| {
         let align = header.align().max(payload.align());
         match with_header(header, payload) {
             Ok((whole, at)) => {
-                assert_eq!((at as u128, whole.size() as u128, whole.align()), (offset, size, align));
+                assert_eq!(
+                    (at as u128, whole.size() as u128, whole.align()),
+                    (offset, size, align)
+                );
             }
             Err(_) => assert!(size.next_multiple_of(align as u128) > MAX_SIZE as u128),
         }

@@ -15,7 +15,11 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// Asks cargo; dependencies are not resolved.
     pub(crate) fn load() -> Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+        // As cargo tells when it runs this program: two clones may share a target folder, and with
+        // it the program. Compiled in, for who starts it without cargo.
+        let own = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        let manifest = own.join("../Cargo.toml");
         let metadata = MetadataCommand::new()
             .cargo_path(process::cargo_program())
             .manifest_path(manifest)

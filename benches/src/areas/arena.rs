@@ -169,6 +169,32 @@ macro_rules! case {
     };
 }
 
+/// The case of a general allocator: what it is made for, an arena takes in passing.
+fn free_at_once() -> Case {
+    let case = case!("alloc and free 64 B, as allocator", "ns/op", BATCH, last_in_first_out);
+    #[cfg(feature = "mimalloc")]
+    let case = case.peer(mimalloc());
+    case
+}
+
+#[cfg(feature = "mimalloc")]
+fn mimalloc() -> Contender {
+    use std::alloc::GlobalAlloc as _;
+
+    Contender::each(
+        "mimalloc",
+        || mimalloc::MiMalloc,
+        |allocator| {
+            let layout = Layout::new::<[u64; 8]>();
+            // SAFETY: the layout has a size.
+            let block = black_box(unsafe { allocator.alloc(layout) });
+            assert!(!block.is_null());
+            // SAFETY: allocated above with the same layout, and used by nobody else.
+            unsafe { allocator.dealloc(block, layout) };
+        },
+    )
+}
+
 /// The cases.
 pub fn cases() -> Vec<Case> {
     vec![
@@ -177,7 +203,7 @@ pub fn cases() -> Vec<Case> {
         case!("str of 1-256 B", "ns/op", 1024, text),
         case!("slice of 16 u32", "ns/op", BATCH, numbers),
         case!("any layout, as allocator", "ns/op", BATCH, layout),
-        case!("alloc and free 64 B, as allocator", "ns/op", BATCH, last_in_first_out),
+        free_at_once(),
         case!("vector of 1000", "ns/vector", 16, vector),
         Case::new("new, 1000 u64, drop", from_new::<Arena>("ours"))
             .unit("ns/arena")

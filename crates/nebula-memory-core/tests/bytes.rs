@@ -1,4 +1,5 @@
-//! Sizes as people write them.
+//! Sizes as people write them. (The numbers are those of 64-bit machines.)
+#![cfg(target_pointer_width = "64")]
 
 use nebula_memory_core::ByteSize;
 use proptest::prelude::*;

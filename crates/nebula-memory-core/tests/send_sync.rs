@@ -11,9 +11,6 @@ use nebula_memory_core::{
 };
 use static_assertions::{assert_impl_all, assert_not_impl_any, assert_obj_safe};
 
-type ThreadBound = Rc<()>;
-type SendOnly = Cell<u32>;
-
 assert_impl_all!(Global: Send, Sync, Copy);
 assert_impl_all!(Unlimited: Send, Sync, Copy);
 assert_impl_all!(Foreign<Global>: Send, Sync, Copy);
@@ -41,11 +38,11 @@ assert_not_impl_any!(Registration: Clone);
 
 // Containers are as mobile as what they hold, and no more.
 assert_impl_all!(Refused<String>: Send, Sync);
-assert_not_impl_any!(Refused<ThreadBound>: Send, Sync);
-assert_impl_all!(WaitQueue<SendOnly>: Send, Sync);
-assert_not_impl_any!(WaitQueue<ThreadBound>: Send, Sync);
-assert_impl_all!(Waiter<'static, SendOnly>: Send, Unpin);
-assert_not_impl_any!(Waiter<'static, ThreadBound>: Send, Sync);
+assert_not_impl_any!(Refused<Rc<()>>: Send, Sync);
+assert_impl_all!(WaitQueue<Cell<u32>>: Send, Sync);
+assert_not_impl_any!(WaitQueue<Rc<()>>: Send, Sync);
+assert_impl_all!(Waiter<'static, Cell<u32>>: Send, Unpin);
+assert_not_impl_any!(Waiter<'static, Rc<()>>: Send, Sync);
 assert_not_impl_any!(Waiter<'static, u32>: Clone);
 
 // The traits that are used behind pointers.

@@ -1,4 +1,5 @@
-//! What the `serde` feature reads and writes.
+//! What the `serde` feature reads and writes. (The numbers are those of 64-bit machines.)
+#![cfg(target_pointer_width = "64")]
 
 use std::{fmt::Debug, time::Duration};
 

@@ -99,26 +99,6 @@ fn threads_count_exactly() {
 }
 
 #[test]
-fn a_snapshot_never_shows_an_end_without_its_beginning() {
-    let stats = AllocatorStats::new();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                stats.record_allocation(16);
-                stats.record_deallocation(16);
-            }
-        });
-        for _ in 0..20_000 {
-            let snapshot = stats.snapshot();
-            assert!(snapshot.deallocations <= snapshot.allocations, "{snapshot:?}");
-            assert!(snapshot.bytes_deallocated <= snapshot.bytes_allocated, "{snapshot:?}");
-        }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-}
-
-#[test]
 fn sums_of_snapshots_add_every_figure() {
     let one = StatsSnapshot {
         allocations: 1,

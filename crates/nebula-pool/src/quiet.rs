@@ -36,7 +36,7 @@ mod tests {
 
     impl Drop for Bomb {
         fn drop(&mut self) {
-            std::panic::panic_any(0_u8);
+            std::panic::panic_any(());
         }
     }
 

@@ -33,6 +33,8 @@ pub(super) fn asan(context: &Context<'_>) -> Result<Outcome> {
         .cargo_for(context, &context.target("asan"), "test", &host()?)
         .env("RUSTFLAGS", &flags)
         .env("RUSTDOCFLAGS", &flags)
+        // Tests ask for more than there is, and expect to be refused.
+        .env("ASAN_OPTIONS", "allocator_may_return_null=1")
         .env("PROPTEST_CASES", "32")
         .args(["--all-features", "--no-fail-fast"])
         .args(names(&packages))
@@ -68,6 +70,7 @@ pub(super) fn tsan(context: &Context<'_>) -> Result<Outcome> {
         cmd = cmd.env(&format!("CARGO_TARGET_{variable}_LINKER"), clang);
     }
     cmd.env("RUSTFLAGS", flags)
+        .env("TSAN_OPTIONS", "allocator_may_return_null=1")
         .env("PROPTEST_CASES", "16")
         .args(["test", "-Zbuild-std", "--target", &host])
         .args(["--lib", "--tests", "--all-features", "--no-fail-fast"])

@@ -105,7 +105,7 @@ pub fn shared_allocator_conformance<A: Allocator + Sync>(
             for id in 0..THREADS as u64 {
                 let (allocator, options) = (&allocator, &options);
                 scope.spawn(move || {
-                    random_operations(options, allocator, round * 100 + id, OPERATIONS)
+                    random_operations(options, allocator, round * 100 + id, OPERATIONS);
                 });
             }
         });
