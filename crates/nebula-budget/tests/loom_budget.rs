@@ -32,7 +32,11 @@ fn two_charges_that_do_not_both_fit_are_never_both_granted() {
         let theirs = other.join().unwrap();
         assert!(mine != theirs, "exactly one of the two fits");
         assert_eq!(root.used(), 60);
-        if mine { a.credit(60) } else { b.credit(60) }
+        if mine {
+            a.credit(60)
+        } else {
+            b.credit(60)
+        }
         assert_eq!(root.used(), 0);
     });
 }

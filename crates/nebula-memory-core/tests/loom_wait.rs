@@ -98,7 +98,9 @@ fn two_values_and_two_waiters_of_whom_one_leaves() {
         let hands = [a, b].map(|token| thread::spawn(move || drop(queue.hand(token))));
         drop(first);
         drop(second.wait().expect("the queue is open"));
-        hands.into_iter().for_each(|hand| hand.join().unwrap());
+        for hand in hands {
+            hand.join().unwrap();
+        }
         assert_eq!((alive.load(SeqCst), queue.len()), (0, 0));
     });
 }
@@ -135,7 +137,9 @@ fn three_threads_share_one_permit() {
             thread::spawn(move || work(&semaphore, &in_use))
         });
         work(&semaphore, &in_use);
-        others.into_iter().for_each(|other| other.join().unwrap());
+        for other in others {
+            other.join().unwrap();
+        }
         assert_eq!((semaphore.free(), semaphore.queue.len()), (1, 0));
     });
 }

@@ -95,7 +95,7 @@ fn every_field_reaches_what_a_tenant_builds() {
     assert_eq!(memory.budget().capacity(), 64 * MIB);
 
     let allocator = tenant.allocator("scratch").unwrap();
-    assert!(allocator.try_new([0_u8; 65 << 10]).is_err());
+    assert!(allocator.try_new_slice(65 << 10, |_| 0_u8).is_err());
     assert_eq!(tenant.budget().used(), 64 << 10);
     let list = memory.allocators().list();
     assert_eq!((list.len(), &*list[0].name), (1, "acme/scratch"));

@@ -41,7 +41,7 @@ fn a_tenant_that_exceeds_its_budget_leaves_the_others_alone() {
         (memory.tenant("rogue", &limits).unwrap(), memory.tenant("other", &limits).unwrap());
     let arena = rogue.arena().unwrap();
     let error = loop {
-        if let Err(refused) = arena.try_alloc([0_u8; 100_000]) {
+        if let Err(refused) = arena.try_alloc([0_u8; 10_000]) {
             break refused.error;
         }
     };

@@ -169,6 +169,8 @@ fn the_last_future_dropped_with_an_object_in_hand_returns_it() {
     assert_eq!(factory.counter.made(), 1);
 }
 
+/// (Not where leaks are looked for: this one leaks on purpose.)
+#[cfg(not(any(miri, nebula_asan)))]
 #[test]
 fn a_leaked_future_costs_a_slot_and_nothing_else() {
     let (pool, factory, account) = pool(2, 10);
@@ -290,7 +292,7 @@ fn tasks_in_a_crowd_are_served_equally_often() {
         }
     };
     let mut tasks: Vec<_> = (0..TASKS).map(|i| Box::pin(task(i))).collect();
-    for _ in 0..2000 {
+    for _ in 0..if cfg!(miri) { 40 } else { 2000 } {
         for task in &mut tasks {
             let poll: Poll<()> = poll(task.as_mut());
             assert!(poll.is_pending());
