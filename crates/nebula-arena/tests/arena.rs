@@ -49,7 +49,7 @@ fn zero_sized_values_take_no_room_and_no_chunk() {
     arena.alloc(());
     arena.alloc([0_u64; 0]);
     assert!(arena.alloc_slice_copy::<Page>(&[]).is_empty());
-    assert_eq!(arena.alloc_slice_with(1 << 40, |_| ()).len(), 1 << 40);
+    assert_eq!(arena.alloc_slice_with(1 << 10, |_| ()).len(), 1 << 10);
     assert_eq!(arena.alloc_str(""), "");
     assert_eq!((arena.used(), arena.allocated_bytes(), arena.chunk_count()), (0, 0, 0));
 }

@@ -37,7 +37,7 @@ pub(super) fn vectors<A: Allocator>(options: &AllocatorOptions, allocator: &A) {
         return;
     }
     let mut numbers = AVec::new_in(allocator);
-    for i in 0..1000_u64 {
+    for i in 0..if cfg!(miri) { 100 } else { 1000_u64 } {
         // Growing to twice the size, it takes the old block and the new one for a moment; one that
         // reuses nothing has given out all the earlier ones, too.
         if numbers.try_reserve(1).is_err() {
@@ -70,7 +70,7 @@ pub(super) fn hash_maps<A: Allocator>(options: &AllocatorOptions, allocator: &A)
         return;
     }
     let mut map = HashMap::with_hasher_in(DefaultHashBuilder::default(), allocator);
-    for i in 0..700_u64 {
+    for i in 0..if cfg!(miri) { 60 } else { 700_u64 } {
         if map.try_reserve(1).is_err() {
             let bytes = (map.len() + 8) * 17 * 8;
             assert!(full(options, bytes), "a map of {} entries cannot grow", map.len());
