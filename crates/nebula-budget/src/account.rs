@@ -45,8 +45,8 @@ impl Account for BudgetAccount {
         self.0.explain(error)
     }
 
-    fn same_account(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    fn books(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.0).addr())
     }
 }
 

@@ -69,12 +69,24 @@ pub trait Account {
         error
     }
 
-    /// Whether `other` charges the same books, so that bytes charged to one may be credited to the
-    /// other. `false` is always safe to answer.
-    fn same_account(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other) && size_of_val(self) != 0
+    /// What tells these books from others: accounts that return the same number charge the same
+    /// books, so that bytes charged to one may be credited to the other. An address that the books
+    /// own for as long as they live will do. `None`, the default, is always safe to answer.
+    fn books(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether both are known to charge the same [`books`](Self::books).
+    fn same_account(&self, other: &Self) -> bool
+    where
+        Self: Sized,
+    {
+        self.books().is_some_and(|books| other.books() == Some(books))
     }
 }
+
+/// The books of an account without a limit. No address is zero.
+const NO_BOOKS: usize = 0;
 
 /// The account that never refuses and keeps no books; it compiles to nothing.
 ///
@@ -94,9 +106,8 @@ impl Account for Unlimited {
     #[inline(always)]
     fn credit(&self, _bytes: usize) {}
 
-    #[inline(always)]
-    fn same_account(&self, _other: &Self) -> bool {
-        true
+    fn books(&self) -> Option<usize> {
+        Some(NO_BOOKS)
     }
 }
 
@@ -117,8 +128,8 @@ macro_rules! forward_account {
                 (**self).explain(error)
             }
 
-            fn same_account(&self, other: &Self) -> bool {
-                (**self).same_account(&**other)
+            fn books(&self) -> Option<usize> {
+                (**self).books()
             }
         }
     )*};
@@ -150,11 +161,10 @@ impl<A: Account> Account for Option<A> {
         }
     }
 
-    fn same_account(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Some(a), Some(b)) => a.same_account(b),
-            (None, None) => true,
-            _ => false,
+    fn books(&self) -> Option<usize> {
+        match self {
+            Some(account) => account.books(),
+            None => Some(NO_BOOKS),
         }
     }
 }

@@ -60,6 +60,16 @@ fn an_account_knows_itself_through_every_pointer() {
     assert!(Unlimited.same_account(&Unlimited));
 }
 
+#[test]
+fn an_account_can_be_chosen_at_run_time() {
+    let account = limited();
+    let chosen: Arc<dyn Account + Send + Sync> = Arc::new(account.clone());
+    let mut charge = Charge::try_new(Arc::clone(&chosen), 10).unwrap();
+    charge.merge(Charge::try_new(chosen, LIMIT - 10).unwrap()).unwrap();
+    assert_eq!((charge.bytes(), account.balance()), (LIMIT, LIMIT));
+    assert!(charge.try_grow(1).is_err());
+}
+
 /// An account that says nothing about who it is.
 #[derive(Default)]
 struct Purse(Cell<usize>);
@@ -74,27 +84,15 @@ impl Account for Purse {
     }
 }
 
-/// One without size: all of its values may have one address.
-struct Ghost;
-
-impl Account for Ghost {
-    fn try_charge(&self, _bytes: usize) -> Result<(), MemoryError> {
-        Ok(())
-    }
-    fn credit(&self, _bytes: usize) {}
-}
-
 #[test]
-fn by_default_an_account_is_where_it_lies() {
-    let (a, b) = (Purse::default(), Purse::default());
-    assert!(a.same_account(&a) && !a.same_account(&b));
-    assert!(same(&&a, &&a) && !same(&&a, &&b));
-    // Charges that own their accounts never share one.
+fn an_account_that_does_not_say_which_books_it_keeps_shares_them_with_nobody() {
+    let a = Purse::default();
+    assert!(!a.same_account(&a) && !same(&&a, &&a));
+    // Merging charges the one and credits the other then.
     let mut first = Charge::try_new(Purse::default(), 10).unwrap();
     let second = Charge::try_new(Purse::default(), 5).unwrap();
     first.merge(second).unwrap();
     assert_eq!((first.bytes(), first.account().0.get()), (15, 15));
-    assert!(!Ghost.same_account(&Ghost));
 }
 
 #[test]
