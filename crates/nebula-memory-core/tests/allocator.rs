@@ -303,6 +303,8 @@ fn a_constructor_that_panics_leaks_nothing() {
     }
 }
 
+/// (Not where leaks are looked for: `allocator_api2`'s box leaks its block if a drop panics.)
+#[cfg(not(any(miri, nebula_asan)))]
 #[test]
 fn values_in_boxes_are_dropped_once_even_if_a_drop_panics() {
     struct Bomb<'a>(
