@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use nebula_memory_core::{Account, Accounted, Charge, Global, MemoryError, sync::Arc};
+use nebula_memory_core::{Account, Accounted, Global, MemoryError, sync::Arc};
 
 use crate::node::Node;
 
@@ -17,10 +17,6 @@ pub struct BudgetAccount(pub(crate) Arc<Node>);
 /// The heap, charged to a budget. What [`MemoryBudget::allocator`](crate::MemoryBudget::allocator)
 /// returns.
 pub type BudgetAllocator = Accounted<Global, BudgetAccount>;
-
-/// Bytes charged to a budget, credited on drop. What
-/// [`MemoryBudget::try_reserve`](crate::MemoryBudget::try_reserve) returns.
-pub type Reservation = Charge<BudgetAccount>;
 
 impl BudgetAccount {
     /// The budget's names from the root, joined by `/`.

@@ -1,68 +1,128 @@
 //! The slow path: moving funds between parents and children, refusing, settling and releasing.
 //!
 //! Everything here that moves funds holds the tree's lock, so that a refusal is decided while no
-//! funds are on their way: what is not found then is not there. Reclaimers run, and nodes are
-//! dropped, after the lock is released.
-
-use std::collections::BTreeMap;
+//! funds are on their way: what is not found then is not there. Reclaimers and hooks run, and nodes
+//! are dropped, after the lock is released.
 
 use nebula_memory_core::{
-    Consumer, MemoryError, PressureLevel, RefusalDetails, is_reclaiming,
-    sync::{Arc, MutexGuard, atomic::Ordering::Relaxed},
+    MemoryError, fence, is_reclaiming,
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use crate::{BudgetState, node::Node};
+use crate::{
+    BudgetConfig, BudgetEvent, BudgetState, Enforcement, LeakReport, funds::MAX_FUNDS, node::Node,
+    slack::Slack, tree::Locked,
+};
 
 /// The level that has no room, and how much it is short of.
-struct Shortage {
-    at: Arc<Node>,
-    missing: usize,
+#[derive(Clone)]
+pub(crate) struct Shortage {
+    pub(crate) at: Arc<Node>,
+    pub(crate) missing: usize,
 }
 
-/// How many consumers a refusal names.
-const CONSUMERS: usize = 5;
+/// Why an attempt came to nothing.
+pub(crate) enum Denied {
+    /// Memory may be found.
+    Short(Shortage),
+    /// It is not about memory.
+    Error(MemoryError),
+}
+
+impl From<Shortage> for Denied {
+    fn from(shortage: Shortage) -> Self {
+        Self::Short(shortage)
+    }
+}
+
+impl From<MemoryError> for Denied {
+    fn from(error: MemoryError) -> Self {
+        Self::Error(error)
+    }
+}
 
 impl Node {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, u64> {
-        self.tree.lock.lock()
-    }
-
     /// A charge that `free` did not cover, or that may not be made.
     #[cold]
     #[inline(never)]
     pub(crate) fn charge_slowly(self: &Arc<Self>, bytes: usize) -> Result<(), MemoryError> {
-        self.charge_reclaiming(bytes, || self.permitted(bytes))
+        self.acquire(
+            bytes,
+            |locked| {
+                self.permit(bytes)?;
+                self.spend_with_help(bytes, locked)?;
+                self.hot.free.count(1);
+                Ok(())
+            },
+            |locked, shortage| Err(shortage.at.refuse(bytes, locked)),
+        )
     }
 
-    /// Spends `bytes`. Where a level is short, its reclaimers are asked, once for each level.
-    fn charge_reclaiming(
+    /// Makes `attempt`s under the lock. Where a level is short, its reclaimers are asked in
+    /// between, once for each level; then, if that level only observes, it is let through, and
+    /// otherwise `give_up` has the last word, under the lock that the last attempt held.
+    pub(crate) fn acquire<R>(
         self: &Arc<Self>,
         bytes: usize,
-        permitted: impl Fn() -> Result<(), MemoryError>,
-    ) -> Result<(), MemoryError> {
+        mut attempt: impl FnMut(&mut Locked<'_>) -> Result<R, Denied>,
+        give_up: impl FnOnce(&mut Locked<'_>, Shortage) -> Result<R, MemoryError>,
+    ) -> Result<R, MemoryError> {
         // How many levels, from here upwards, have been asked.
         let mut asked = 0;
+        let mut give_up = Some(give_up);
         loop {
-            let shortage = {
-                let _lock = self.lock();
-                permitted()?;
-                let Err(shortage) = self.spend_with_help(bytes) else { return Ok(()) };
+            let outcome = self.tree.locked(|locked| {
+                let shortage = match attempt(locked) {
+                    Ok(done) => return Ok(Ok(done)),
+                    Err(Denied::Error(error)) => return Ok(Err(error)),
+                    Err(Denied::Short(shortage)) => shortage,
+                };
                 let level = self.path().take_while(|node| !Arc::ptr_eq(node, &shortage.at)).count();
-                if level < asked || is_reclaiming() {
-                    return Err(shortage.at.refuse(bytes));
+                if level >= asked && !is_reclaiming() {
+                    asked = level + 1;
+                    return Err(shortage);
                 }
-                asked = level + 1;
-                shortage
-            };
-            self.reclaim_below(&shortage);
+                let shortage = match self.excuse(bytes, shortage, locked, &mut attempt) {
+                    Ok(done) => return Ok(Ok(done)),
+                    Err(Denied::Error(error)) => return Ok(Err(error)),
+                    Err(Denied::Short(shortage)) => shortage,
+                };
+                Ok(match give_up.take() {
+                    Some(give_up) => give_up(locked, shortage),
+                    None => Err(shortage.at.refuse(bytes, locked)),
+                })
+            });
+            match outcome {
+                Ok(result) => return result,
+                Err(shortage) => self.reclaim_for(&shortage),
+            }
         }
+    }
+
+    /// Makes another attempt that the levels which only observe do not stand in the way of.
+    fn excuse<R>(
+        &self,
+        bytes: usize,
+        shortage: Shortage,
+        locked: &mut Locked<'_>,
+        attempt: &mut impl FnMut(&mut Locked<'_>) -> Result<R, Denied>,
+    ) -> Result<R, Denied> {
+        if shortage.at.enforcement() == Enforcement::Enforce {
+            return Err(shortage.into());
+        }
+        let at = shortage.at;
+        at.counts.excused.fetch_add(1, Relaxed);
+        at.counts.excused_bytes.fetch_add(bytes as u64, Relaxed);
+        locked.event(&at, BudgetEvent::WouldRefuse { requested: bytes });
+        locked.excused = true;
+        let outcome = attempt(locked);
+        locked.excused = false;
+        outcome
     }
 
     /// Whether a single charge of `bytes` may be made at all.
-    fn permitted(&self, bytes: usize) -> Result<(), MemoryError> {
-        if self.state() == BudgetState::Released {
-            return Err(MemoryError::Closed { what: "the budget" });
-        }
+    pub(crate) fn permit(&self, bytes: usize) -> Result<(), MemoryError> {
+        self.permit_any()?;
         let largest = self.largest_charge();
         if bytes <= largest {
             Ok(())
@@ -71,18 +131,29 @@ impl Node {
         }
     }
 
+    fn permit_any(&self) -> Result<(), MemoryError> {
+        match self.state() {
+            BudgetState::Released => Err(MemoryError::Closed { what: "the budget" }),
+            _ => Ok(()),
+        }
+    }
+
     /// Spends `bytes`, with funds from the ancestors and, where they have none left, with what is
     /// lying unspent below the level that is short. Under the lock.
-    fn spend_with_help(self: &Arc<Self>, bytes: usize) -> Result<(), Shortage> {
-        let mut last: Option<*const Node> = None;
+    pub(crate) fn spend_with_help(
+        self: &Arc<Self>,
+        bytes: usize,
+        locked: &mut Locked<'_>,
+    ) -> Result<(), Shortage> {
+        let mut last: Option<*const Self> = None;
         loop {
-            let shortage = match self.spend_funded(bytes) {
+            let shortage = match self.spend_funded(bytes, locked) {
                 Ok(()) => return Ok(()),
                 Err(shortage) => shortage,
             };
             // Each level is drained once: another attempt may fail higher up, but not there again.
             let at = Arc::as_ptr(&shortage.at);
-            if last == Some(at) || shortage.at.drain() == 0 {
+            if last == Some(at) || self.drain(&shortage.at) == 0 {
                 return Err(shortage);
             }
             last = Some(at);
@@ -90,110 +161,206 @@ impl Node {
     }
 
     /// Spends `bytes`, with funds from the ancestors where its own do not cover it. Under the lock.
-    fn spend_funded(self: &Arc<Self>, bytes: usize) -> Result<(), Shortage> {
-        self.open();
+    pub(crate) fn spend_funded(
+        self: &Arc<Self>,
+        bytes: usize,
+        locked: &mut Locked<'_>,
+    ) -> Result<(), Shortage> {
+        self.activate(locked);
         // Another thread may spend what was just borrowed; it is borrowed again then, until the
         // capacity is spent.
-        while !self.spend(bytes) {
+        loop {
+            if self.spend_own(bytes, locked) {
+                return Ok(());
+            }
             let missing = bytes.saturating_sub(self.free());
             if missing == 0 {
                 continue;
             }
-            let room = self.capacity - self.funded();
-            let Some(parent) = &self.parent else {
-                return Err(Shortage { at: Arc::clone(self), missing });
-            };
+            let excused = locked.excused && self.enforcement() == Enforcement::Observe;
+            let room =
+                if excused { MAX_FUNDS } else { self.capacity() }.saturating_sub(self.funded());
             if missing > room {
-                let missing = missing - room;
-                return Err(Shortage { at: Arc::clone(self), missing });
+                return Err(Shortage { at: Arc::clone(self), missing: missing - room });
             }
-            // A chunk at a time, so that the next charges need nobody, unless the parent could give
-            // less; then exactly what is missing.
-            let chunk = missing.max(self.chunk()).min(room);
-            let amount = if chunk <= parent.obtainable() { chunk } else { missing };
-            parent.spend_funded(amount)?;
-            self.add_funds(amount);
+            match &self.parent {
+                Some(parent) => {
+                    // A chunk at a time, so that the next charges need nobody, unless funds are
+                    // short somewhere; then exactly what is missing.
+                    let chunk = self.chunk();
+                    let generous = missing < chunk
+                        && !excused
+                        && chunk <= room
+                        && chunk <= parent.obtainable() / 2
+                        && !self.is_short();
+                    parent.spend_funded(if generous { chunk } else { missing }, locked)?;
+                    self.add_funds(if generous { chunk } else { missing });
+                    if generous {
+                        self.enlarge_chunk();
+                    }
+                }
+                // Room at a root, without funds to fill it: it observes, or had been larger than
+                // what can be funded.
+                None if excused => self.mint(missing),
+                None => return Err(Shortage { at: Arc::clone(self), missing }),
+            }
         }
-        Ok(())
+    }
+
+    /// Spends `bytes` out of what is free here, and nothing else. Under the lock.
+    pub(crate) fn spend_own(self: &Arc<Self>, bytes: usize, locked: &mut Locked<'_>) -> bool {
+        let Some(news) = self.spend::<false>(bytes) else { return false };
+        self.note(news, locked);
+        true
+    }
+
+    /// Leaves the first state. Under the lock.
+    pub(crate) fn activate(self: &Arc<Self>, locked: &mut Locked<'_>) {
+        if self.state() == BudgetState::Created {
+            self.open();
+            self.set_state(BudgetState::Active, locked);
+        }
+    }
+
+    pub(crate) fn set_state(self: &Arc<Self>, to: BudgetState, locked: &mut Locked<'_>) {
+        let from = self.state();
+        self.store_state(to);
+        locked.event(self, BudgetEvent::StateChanged { from, to });
+    }
+
+    /// Puts funds into a root out of nothing. Under the lock.
+    pub(crate) fn mint(&self, bytes: usize) {
+        self.store_guaranteed(self.guaranteed() + bytes);
+        self.add_funds(bytes);
+    }
+
+    /// Takes up to `bytes` of free funds out of a root. Under the lock.
+    pub(crate) fn burn(&self, bytes: usize) -> usize {
+        let guaranteed = self.guaranteed();
+        self.store_guaranteed(guaranteed - bytes.min(guaranteed));
+        let burnt = self.remove_funds(bytes);
+        self.store_guaranteed(self.funded());
+        self.tune();
+        burnt
     }
 
     /// What could be spent here without taking from anybody else. Under the lock.
-    fn obtainable(&self) -> usize {
+    pub(crate) fn obtainable(&self) -> usize {
         let own = match self.state() {
             BudgetState::Created => self.guaranteed(),
             _ => self.free(),
         };
         let borrowed = match &self.parent {
-            Some(parent) => parent.obtainable().min(self.capacity - self.funded()),
+            Some(parent) => parent.obtainable().min(self.capacity().saturating_sub(self.funded())),
             None => 0,
         };
         own + borrowed
     }
 
-    /// Collects into this node's funds what its descendants have borrowed and not spent; returns
-    /// how much came together here. Under the lock. O(n) in the number of descendants.
-    fn drain(&self) -> usize {
+    /// Collects what is lying unspent below `top`, this node's ancestor or itself, and could help
+    /// a charge here: at `top`, and at every level in between. Returns how much came together.
+    /// Under the lock. O(n) in the number of owners and of budgets that have borrowed.
+    pub(crate) fn drain(self: &Arc<Self>, top: &Arc<Self>) -> usize {
+        let mut claims = vec![];
+        self.until(top).for_each(|node| node.claim_below(&mut claims));
         let mut drained = 0;
-        for child in self.children.lock().values() {
-            child.drain();
-            drained += child.remove_funds(usize::MAX);
+        if !claims.is_empty() {
+            let fenced = fence::heavy();
+            for (owner, claimed) in claims {
+                let collected = owner.settle_recall(claimed, fenced);
+                owner.node.take_back(collected);
+                owner.node.refund(collected);
+                drained += collected;
+            }
         }
-        if drained > 0 {
-            self.refund(drained);
+        self.until(top).map(|node| node.gather()).sum::<usize>() + drained
+    }
+
+    /// This node and its ancestors, up to `top`.
+    fn until(self: &Arc<Self>, top: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
+        let top = Arc::as_ptr(top);
+        let mut ended = false;
+        self.path().take_while(move |node| !std::mem::replace(&mut ended, Arc::as_ptr(node) == top))
+    }
+
+    /// Begins to collect what owners hold, here and where it has been borrowed.
+    fn claim_below(&self, claims: &mut Vec<(Arc<Slack>, usize)>) {
+        let family = self.family.lock();
+        for owner in &family.owners {
+            let claimed = owner.begin_recall();
+            if claimed > 0 {
+                claims.push((Arc::clone(owner), claimed));
+            }
         }
-        drained
+        family.borrowers.values().for_each(|child| child.claim_below(claims));
+    }
+
+    /// Collects into this node's funds what its descendants have borrowed and not spent; returns
+    /// how much that was.
+    fn gather(&self) -> usize {
+        let borrowers: Vec<_> = self.family.lock().borrowers.values().cloned().collect();
+        let mut gathered = 0;
+        for child in borrowers {
+            child.gather();
+            child.shrink_chunk();
+            gathered += child.remove_funds(usize::MAX);
+        }
+        if gathered > 0 {
+            self.refund(gathered);
+        }
+        gathered
+    }
+
+    /// Asks everybody who holds funds that could come back here to send every credit on at once.
+    /// Returns whether some of them are owners: then a fence has to follow. Under the lock.
+    pub(crate) fn ask_for_credits(&self) -> bool {
+        let borrowers: Vec<_> = {
+            let family = self.family.lock();
+            family.owners.iter().for_each(|owner| owner.send_credits_on());
+            family.borrowers.values().cloned().collect()
+        };
+        self.tune_for_credits();
+        let mut owners = !self.family.lock().owners.is_empty();
+        for child in borrowers {
+            owners |= child.ask_for_credits();
+        }
+        owners
     }
 
     /// Notes a refusal and makes the error for it. Under the lock.
-    fn refuse(&self, bytes: usize) -> MemoryError {
-        self.refusals.fetch_add(1, Relaxed);
-        self.refusal.record(self.committed(), self.capacity, self.peak());
-        self.set_state(BudgetState::Exhausted);
+    pub(crate) fn refuse(self: &Arc<Self>, bytes: usize, locked: &mut Locked<'_>) -> MemoryError {
+        self.counts.refusals.fetch_add(1, Relaxed);
+        self.refusal.record(self.committed(), self.capacity(), self.peak());
+        if matches!(self.state(), BudgetState::Created | BudgetState::Active) {
+            self.activate(locked);
+            self.set_state(BudgetState::Exhausted, locked);
+            self.ask_for_credits();
+        }
         MemoryError::BudgetExceeded { requested: bytes, refusal: Arc::clone(&self.refusal) }
     }
 
-    /// Asks reclaimers for what is missing: those on the way from here to the level that is short
-    /// first, then everybody else's below that level.
-    fn reclaim_below(self: &Arc<Self>, shortage: &Shortage) {
-        let mut wanted = shortage.missing;
-        let mut ask = |node: &Node| {
-            let given = node.reclaimers.reclaim(wanted, PressureLevel::Critical).given;
-            wanted = wanted.saturating_sub(given);
-            wanted == 0
-        };
-        let mut path = vec![];
-        for node in self.path() {
-            if ask(node) {
-                return;
-            }
-            path.push(Arc::as_ptr(node));
-            if Arc::ptr_eq(node, &shortage.at) {
-                break;
-            }
-        }
-        let others = {
-            let _lock = self.lock();
-            let mut nodes = vec![];
-            shortage.at.collect_below(&mut nodes);
-            nodes
-        };
-        for node in &others {
-            if !path.contains(&Arc::as_ptr(node)) && ask(node) {
-                return;
-            }
+    /// Follows up on what a charge brought to light. Under the lock.
+    pub(crate) fn note(self: &Arc<Self>, news: Option<usize>, locked: &mut Locked<'_>) {
+        let Some(committed) = news else { return };
+        if self.raise_peak(committed) {
+            self.set_over_high(true);
+            let high = self.high();
+            locked.event(self, BudgetEvent::HighMarkPassed { committed, high });
+            locked.after.pressed.push((Arc::clone(self), committed - high));
         }
     }
 
-    /// This node, its parent, and so on up to the root.
-    pub(crate) fn path(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
-        std::iter::successors(Some(self), |node| node.parent.as_ref())
+    pub(crate) fn leave_high(self: &Arc<Self>, locked: &mut Locked<'_>) {
+        self.set_over_high(false);
+        locked.event(self, BudgetEvent::HighMarkLeft { committed: self.committed() });
     }
 
-    /// All descendants. Under the lock.
-    fn collect_below(&self, into: &mut Vec<Arc<Self>>) {
-        for child in self.children.lock().values() {
-            into.push(Arc::clone(child));
-            child.collect_below(into);
+    /// As [`note`](Self::note), without the lock.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn note_slowly(self: &Arc<Self>, committed: usize) {
+        if self.raise_peak(committed) {
+            self.tree.locked(|locked| self.note(Some(committed), locked));
         }
     }
 
@@ -201,153 +368,153 @@ impl Node {
     #[cold]
     #[inline(never)]
     pub(crate) fn settle_slowly(self: &Arc<Self>) {
-        let mut gone = vec![];
-        {
-            let _lock = self.lock();
-            self.settle(&mut gone);
-        }
-        drop(gone);
+        self.tree.locked(|locked| self.settle(locked));
     }
 
-    /// Ends an exhaustion, gives surplus funds to the parent, and buries a released node that has
-    /// nothing left; then the same for the parent, which has funds again. Under the lock; nodes
-    /// that left the tree are pushed to `gone`, to be dropped after it.
-    fn settle(self: &Arc<Self>, gone: &mut Vec<Arc<Self>>) {
-        self.clamp();
-        if self.state() == BudgetState::Exhausted {
-            self.set_state(BudgetState::Active);
+    /// Serves who waits, ends an exhaustion, gives surplus funds to the parent, and buries a
+    /// released node that has nothing left; then the same for the parent, which has funds again.
+    /// Under the lock.
+    pub(crate) fn settle(self: &Arc<Self>, locked: &mut Locked<'_>) {
+        let excess = self.clamp();
+        if excess > 0 {
+            self.count_excess(excess);
+            locked.event(self, BudgetEvent::OverCredited { excess });
         }
-        let Some(parent) = &self.parent else { return };
-        let released = self.state() == BudgetState::Released;
-        // A chunk is kept against the next charge, once two are free.
-        let surplus = self.surplus();
-        let given = if released {
-            self.remove_funds(usize::MAX)
-        } else if surplus > 0 && self.free() > 2 * self.chunk() {
-            self.remove_funds(surplus.min(self.free() - self.chunk()))
-        } else {
-            0
+        match self.state() {
+            BudgetState::Exhausted if self.free() > 0 => {
+                self.set_state(BudgetState::Active, locked);
+            }
+            BudgetState::Created => {
+                // Before its first charge nothing is free, and nothing was credited.
+                self.tune();
+                return;
+            }
+            _ => {}
+        }
+        if self.is_over_high() && self.committed() <= self.low() {
+            self.leave_high(locked);
+        }
+        self.serve(locked);
+        let excess = self.funded().saturating_sub(self.capacity());
+        let Some(parent) = &self.parent else {
+            if excess > 0 {
+                self.burn(excess);
+            }
+            self.tune();
+            return;
         };
-        if released && self.funded() == 0 && self.children.lock().is_empty() {
-            gone.extend(parent.children.lock().remove(&self.id));
+        let (free, surplus) = (self.free(), self.surplus());
+        let released = self.state() == BudgetState::Released;
+        let given = if released || self.is_short() {
+            surplus
+        } else if free > 2 * self.chunk() {
+            // A chunk is kept against the next charge, once two are free.
+            surplus.min(free - self.chunk()).max(surplus.min(excess))
+        } else {
+            surplus.min(excess)
+        };
+        let given = self.remove_funds(given);
+        self.tune();
+        if released && self.funded() == 0 && self.family.lock().children.is_empty() {
+            let mut family = parent.family.lock();
+            locked.after.gone.extend(family.borrowers.remove(&self.id));
+            locked.after.gone.extend(family.children.remove(&self.id));
         }
         if given > 0 {
             parent.refund(given);
-            parent.settle(gone);
+            parent.settle(locked);
         }
     }
 
-    /// Makes a child that is guaranteed `guaranteed` of its `capacity`.
+    /// Makes a child. Its guaranteed part is charged like anything else, with reclaiming if need
+    /// be; only that no throttle limits it, because it is no single allocation.
     pub(crate) fn add_child(
         self: &Arc<Self>,
-        name: Box<str>,
-        capacity: usize,
-        guaranteed: usize,
+        name: &str,
+        config: &BudgetConfig,
     ) -> Result<Arc<Self>, MemoryError> {
-        // The guarantee is charged like anything else, with reclaiming if need be; only that no
-        // throttle limits it, because it is no single allocation.
-        self.charge_reclaiming(guaranteed, || match self.state() {
-            BudgetState::Released => Err(MemoryError::Closed { what: "the budget" }),
-            _ => Ok(()),
-        })?;
-        let mut next_id = self.lock();
-        if self.state() == BudgetState::Released {
-            // Released since the charge: the bytes go where the others went.
-            self.refund(guaranteed);
-            drop(next_id);
-            self.settle_slowly();
-            return Err(MemoryError::Closed { what: "the budget" });
-        }
-        let id = *next_id;
-        *next_id += 1;
-        let (parent, tree) = (Arc::clone(self), Arc::clone(&self.tree));
-        let child = Arc::new(Self::new(name, id, capacity, guaranteed, Some(parent), tree));
-        self.children.lock().insert(id, Arc::clone(&child));
-        Ok(child)
+        let guaranteed = config.guaranteed_bytes();
+        self.acquire(
+            guaranteed,
+            |locked| {
+                self.permit_any()?;
+                self.spend_with_help(guaranteed, locked)?;
+                let id = locked.state.next_id;
+                locked.state.next_id += 1;
+                let (parent, tree) = (Arc::clone(self), Arc::clone(&self.tree));
+                let child = Arc::new(Self::new(name, id, config, Some(parent), tree));
+                self.lend(guaranteed);
+                self.family.lock().children.insert(id, Arc::clone(&child));
+                Ok(child)
+            },
+            |locked, shortage| Err(shortage.at.refuse(guaranteed, locked)),
+        )
     }
 
     /// Gives the capacity back to the parent and refuses charges from now on.
-    pub(crate) fn release(self: &Arc<Self>) -> Result<(), MemoryError> {
-        let mut gone = vec![];
-        {
-            let _lock = self.lock();
+    pub(crate) fn release(self: &Arc<Self>) -> Result<Option<LeakReport>, MemoryError> {
+        self.tree.locked(|locked| {
             let live = self.live_children();
             if !live.is_empty() {
                 return Err(MemoryError::LiveChildren(live.join(", ").into()));
             }
-            match self.state() {
-                BudgetState::Released => return Ok(()),
-                // So that the guaranteed part is where settling looks for it.
-                BudgetState::Created => self.open(),
-                BudgetState::Active | BudgetState::Exhausted => {}
+            if self.state() == BudgetState::Released {
+                return Ok(self.leak_report());
             }
-            self.set_state(BudgetState::Released);
-            self.settle(&mut gone);
-        }
-        drop(gone);
-        Ok(())
+            // So that the guaranteed part is where settling looks for it.
+            self.activate(locked);
+            self.close_line(locked);
+            self.set_state(BudgetState::Released, locked);
+            self.drain(self);
+            let leak = self.leak_report();
+            if let Some(leak) = &leak {
+                locked.event(self, BudgetEvent::Leaked { bytes: leak.bytes });
+            }
+            self.settle(locked);
+            Ok(leak)
+        })
+    }
+
+    fn leak_report(&self) -> Option<LeakReport> {
+        let bytes = self.funded().saturating_sub(self.free());
+        let family = self.family.lock();
+        (bytes > 0).then(|| LeakReport {
+            path: self.refusal.path().to_owned(),
+            bytes,
+            bytes_below: family.children.values().map(|c| c.funded()).sum(),
+            owners: family.owners.len(),
+            released_children: family.children.values().map(|c| c.name.to_string()).collect(),
+        })
     }
 
     fn live_children(&self) -> Vec<String> {
-        let children = self.children.lock();
-        let live = children.values().filter(|c| c.state() != BudgetState::Released);
+        let family = self.family.lock();
+        let live = family.children.values().filter(|c| c.state() != BudgetState::Released);
         live.map(|c| format!("`{}`", c.name)).collect()
     }
 
     /// Sets the largest single charge in this node and below.
-    pub(crate) fn throttle(&self, largest: usize) {
-        let _lock = self.lock();
-        self.throttle_locked(largest);
+    pub(crate) fn throttle(self: &Arc<Self>, largest: usize) {
+        self.tree.locked(|_| {
+            let mut claims = vec![];
+            self.throttle_locked(largest, &mut claims);
+            // Owners' charges are looked at one by one from now on.
+            let fenced = !claims.is_empty() && fence::heavy();
+            for (owner, claimed) in claims {
+                let collected = owner.settle_recall(claimed, fenced);
+                owner.node.take_back(collected);
+                owner.node.refund(collected);
+            }
+        });
     }
 
-    fn throttle_locked(&self, largest: usize) {
+    fn throttle_locked(&self, largest: usize, claims: &mut Vec<(Arc<Slack>, usize)>) {
         self.set_largest_charge(largest);
-        for child in self.children.lock().values() {
-            child.throttle_locked(largest);
+        let family = self.family.lock();
+        if largest < usize::MAX {
+            let claim = |owner: &Arc<Slack>| (Arc::clone(owner), owner.begin_recall());
+            claims.extend(family.owners.iter().map(claim).filter(|(_, claimed)| *claimed > 0));
         }
+        family.children.values().for_each(|child| child.throttle_locked(largest, claims));
     }
-
-    /// Adds to a refusal of this node, or of an ancestor, whose memory stands in the way.
-    pub(crate) fn explain(self: &Arc<Self>, error: MemoryError) -> MemoryError {
-        let MemoryError::BudgetExceeded { requested, refusal } = &error else { return error };
-        if refusal.details().is_some() {
-            return error;
-        }
-        let Some(level) = self.path().find(|node| Arc::ptr_eq(&node.refusal, refusal)) else {
-            return error;
-        };
-        let consumers = {
-            let _lock = self.lock();
-            largest(&level.children.lock())
-        };
-        let advice = if *requested > level.capacity {
-            "it can never hold that much: ask for less, or raise its capacity"
-        } else if consumers.is_empty() {
-            "free some of it, or raise its capacity"
-        } else {
-            "free memory there, or raise the capacity"
-        };
-        let charged = self.refusal.path().to_owned();
-        let frozen = refusal.frozen(RefusalDetails { charged, consumers, advice });
-        MemoryError::BudgetExceeded { requested: *requested, refusal: Arc::new(frozen) }
-    }
-}
-
-/// The largest few of `children` by committed bytes, largest first.
-fn largest(children: &BTreeMap<u64, Arc<Node>>) -> Vec<Consumer> {
-    let mut largest: Vec<(usize, &Arc<Node>)> = vec![];
-    for child in children.values() {
-        let used = child.committed();
-        let at = largest.partition_point(|(other, _)| *other >= used);
-        if used > 0 && at < CONSUMERS {
-            largest.insert(at, (used, child));
-            largest.truncate(CONSUMERS);
-        }
-    }
-    let consumer = |(used, node): (usize, &Arc<Node>)| Consumer {
-        name: node.name.to_string(),
-        used,
-        limit: node.capacity,
-    };
-    largest.into_iter().map(consumer).collect()
 }

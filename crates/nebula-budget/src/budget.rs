@@ -3,14 +3,14 @@
 use std::fmt;
 
 use nebula_memory_core::{
-    Account, Accounted, Allocator, Charge, ConfigFaults, Global, MemoryError, MemoryUsage,
+    Account, Accounted, Allocator, ConfigFaults, Global, MemoryError, MemoryUsage, PressureLevel,
     PressureReading, PressureSource, ReclaimRegistry, Throttle,
-    sync::{Arc, Mutex},
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use crate::{
-    BudgetAccount, BudgetAllocator, BudgetConfig, BudgetSnapshot, BudgetState, Reservation,
-    node::{Node, Tree},
+    BudgetAccount, BudgetAllocator, BudgetConfig, BudgetNotice, BudgetSnapshot, BudgetState,
+    Enforcement, LeakReport, LocalBudget, Reservation, Reserve, Watch, node::Node, tree::Tree,
 };
 
 /// A limit on memory, in a tree of limits: the process, its tenants, their queries.
@@ -21,8 +21,9 @@ use crate::{
 /// beyond that, up to its capacity, it borrows while the parent has it.
 ///
 /// A charge or credit is an atomic operation on this budget alone as long as its funds last,
-/// however deep the tree is; funds are borrowed from the parent in chunks of up to 64 KiB. Unspent
-/// chunks count as committed at the parent ([`committed`](Self::committed)) and are collected
+/// however deep the tree is; funds are borrowed from the parent in chunks of up to 1 MiB, smaller
+/// ones for small budgets and near the limit. A [`local`](Self::local) account does without atomics.
+/// Unspent chunks count as committed at the parent ([`committed`](Self::committed)) and are collected
 /// before anything is refused.
 ///
 /// Handles are cheap to clone and usable from any thread. When the last one is dropped, the budget
@@ -85,7 +86,10 @@ impl MemoryBudget {
     /// # Errors
     /// [`MemoryError::InvalidConfig`] if `capacity` is zero, or the name is empty or contains a `/`.
     pub fn root(name: &str, capacity: usize) -> Result<Self, MemoryError> {
-        Self::root_with(name, &BudgetConfig { capacity: capacity.into(), guaranteed: None })
+        Self::root_with(
+            name,
+            &BudgetConfig { capacity: capacity.into(), ..BudgetConfig::default() },
+        )
     }
 
     /// As [`root`](Self::root), from a configuration.
@@ -101,9 +105,7 @@ impl MemoryBudget {
             faults.add("budget.guaranteed", guaranteed, "must be left out for a root");
         }
         faults.into_result()?;
-        let tree = Arc::new(Tree { lock: Mutex::new(1) });
-        let capacity = config.capacity.get();
-        let node = Arc::new(Node::new(name.into(), 0, capacity, capacity, None, tree));
+        let node = Arc::new(Node::new(name, 0, config, None, Arc::new(Tree::new())));
         Ok(Self(Arc::new(Handle { node, parent: None })))
     }
 
@@ -115,7 +117,10 @@ impl MemoryBudget {
     /// empty or contains a `/`; [`MemoryError::BudgetExceeded`] if this budget (or an ancestor) has
     /// not that much left; [`MemoryError::Closed`] if it is released.
     pub fn child(&self, name: &str, capacity: usize) -> Result<Self, MemoryError> {
-        self.child_with(name, &BudgetConfig { capacity: capacity.into(), guaranteed: None })
+        self.child_with(
+            name,
+            &BudgetConfig { capacity: capacity.into(), ..BudgetConfig::default() },
+        )
     }
 
     /// A child with a guaranteed part, and a capacity up to which it may borrow beyond it.
@@ -133,26 +138,24 @@ impl MemoryBudget {
             "must be at most the parent's capacity",
         );
         faults.into_result()?;
-        let (capacity, guaranteed) = (config.capacity.get(), config.guaranteed_bytes());
-        let node = self
-            .node()
-            .add_child(name.into(), capacity, guaranteed)
-            .map_err(|error| self.node().explain(error))?;
+        let node =
+            self.node().add_child(name, config).map_err(|error| self.node().explain(error))?;
         Ok(Self(Arc::new(Handle { node, parent: Some(self.clone()) })))
     }
 
-    fn node(&self) -> &Arc<Node> {
+    pub(crate) fn node(&self) -> &Arc<Node> {
         &self.0.node
     }
 
     /// Gives the capacity back to the parent at once; charges are refused from now on. What is
     /// still charged stays counted at the parent until it is credited.
     ///
-    /// Releasing twice is fine.
+    /// Returns a report if something is still charged. Releasing twice is fine. Those who wait for
+    /// this budget's bytes get [`MemoryError::Closed`].
     ///
     /// # Errors
     /// [`MemoryError::LiveChildren`] if children are not released; it names them.
-    pub fn release(&self) -> Result<(), MemoryError> {
+    pub fn release(&self) -> Result<Option<LeakReport>, MemoryError> {
         self.node().release()
     }
 
@@ -160,6 +163,13 @@ impl MemoryBudget {
     #[must_use]
     pub fn account(&self) -> BudgetAccount {
         BudgetAccount(Arc::clone(self.node()))
+    }
+
+    /// An account for one thread at a time, at about a nanosecond for a charge and its credit.
+    /// O(1); worth it for an owner that charges more than a few times.
+    #[must_use]
+    pub fn local(&self) -> LocalBudget {
+        LocalBudget::new(self.node())
     }
 
     /// The heap, charged to this budget: for collections and arenas.
@@ -178,7 +188,69 @@ impl MemoryBudget {
     /// # Errors
     /// [`MemoryError::BudgetExceeded`], with the largest consumers; nothing is charged then.
     pub fn try_reserve(&self, bytes: usize) -> Result<Reservation, MemoryError> {
-        Charge::try_new(self.account(), bytes)
+        Reservation::try_new(self.node(), bytes)
+    }
+
+    /// Waits for `bytes`, and charges them until the reservation is dropped: await it, or block on
+    /// it with [`wait_timeout`](Reserve::wait_timeout).
+    ///
+    /// Reclaimers are asked first. Those who wait for the same level are served by priority, and
+    /// first come first served among equals: whoever stands first takes what is credited, until it
+    /// is enough. Charges that do not wait go on meanwhile as long as there is something free for
+    /// them.
+    ///
+    /// ```
+    /// use std::{thread, time::Duration};
+    /// use nebula_budget::MemoryBudget;
+    ///
+    /// let budget = MemoryBudget::root("process", 1000)?;
+    /// let first = budget.try_reserve(800)?;
+    /// thread::scope(|s| {
+    ///     let second = s.spawn(|| budget.reserve(500).wait_timeout(Duration::from_secs(60)));
+    ///     drop(first);
+    ///     assert_eq!(second.join().unwrap()?.bytes(), 500);
+    ///     // More than the budget can ever hold is no matter of waiting.
+    ///     assert!(budget.reserve(1001).wait().is_err());
+    ///     Ok::<(), nebula_memory_core::MemoryError>(())
+    /// })?;
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`MemoryError::BudgetExceeded`] at once if a capacity on the way to the root is smaller than
+    /// that (also when it becomes so during the wait); [`MemoryError::Deadlock`] if those who wait
+    /// hold so much themselves that the wait could never end (see [`Reserve::holding`]);
+    /// [`MemoryError::Throttled`]; [`MemoryError::Closed`] once the budget is released. Nothing is
+    /// charged then.
+    pub fn reserve(&self, bytes: usize) -> Reserve {
+        Reserve::new(self.node(), bytes)
+    }
+
+    /// Calls `hook` for what happens here and in all budgets below, until the watch is dropped.
+    ///
+    /// Hooks run on the thread that caused the event, after it, with no lock held; they may use the
+    /// budget. A panic in a hook is caught and ignored.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use nebula_budget::{Account, BudgetEvent, BudgetState, MemoryBudget};
+    ///
+    /// let process = MemoryBudget::root("process", 1000)?;
+    /// let (sender, events) = mpsc::channel();
+    /// let watch = process.watch(move |notice| {
+    ///     let _ = sender.send((notice.path.to_owned(), notice.event));
+    /// });
+    /// process.child("acme", 100)?.try_charge(101).unwrap_err();
+    /// # drop(watch);
+    /// let exhausted = |(path, event): &(String, BudgetEvent)| {
+    ///     path == "process/acme"
+    ///         && matches!(event, BudgetEvent::StateChanged { to: BudgetState::Exhausted, .. })
+    /// };
+    /// assert!(events.iter().any(|event| exhausted(&event)));
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
+    pub fn watch(&self, hook: impl Fn(&BudgetNotice<'_>) + Send + Sync + 'static) -> Watch {
+        self.node().watch(Arc::new(hook))
     }
 
     /// The budget's name.
@@ -208,7 +280,7 @@ impl MemoryBudget {
     /// The most bytes that may be charged.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.node().capacity
+        self.node().capacity()
     }
 
     /// The bytes that are this budget's own, whatever others do. Zero once released.
@@ -224,15 +296,13 @@ impl MemoryBudget {
     /// their unspent guarantees and chunks included. Never above the capacity.
     #[must_use]
     pub fn committed(&self) -> usize {
-        let _lock = self.node().lock();
-        self.node().committed()
+        self.node().tree.locked(|_| self.node().committed())
     }
 
     /// Bytes that are really charged, here and below. Exact while no charge is in flight. O(n) in
-    /// the number of budgets below.
+    /// the number of budgets below; charges go on meanwhile.
     #[must_use]
     pub fn used(&self) -> usize {
-        let _lock = self.node().lock();
         self.node().figures().1
     }
 
@@ -245,18 +315,86 @@ impl MemoryBudget {
     /// The figures of this budget and of all below. O(n) in their number.
     #[must_use]
     pub fn snapshot(&self) -> BudgetSnapshot {
-        let _lock = self.node().lock();
-        self.node().snapshot()
+        self.node().tree.locked(|_| self.node().snapshot())
+    }
+
+    /// How many charges were made to this budget itself. Each counts once: a reservation that grows
+    /// is another charge, and so is each chunk of an arena.
+    #[must_use]
+    pub fn charges(&self) -> u64 {
+        self.node().charges()
+    }
+
+    /// How many charges this level refused, its own and those of budgets below.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        self.node().counts.refusals.load(Relaxed)
+    }
+
+    /// The mark above which hooks are called and reclaimers asked, in bytes.
+    #[must_use]
+    pub fn high(&self) -> Option<usize> {
+        Some(self.node().high()).filter(|high| *high != usize::MAX)
+    }
+
+    /// What happens to charges that do not fit.
+    #[must_use]
+    pub fn enforcement(&self) -> Enforcement {
+        self.node().enforcement()
+    }
+
+    /// Changes the capacity. If more is committed than the new one allows, new charges are refused
+    /// until enough has been credited, and reclaimers are asked for the difference at once.
+    ///
+    /// Children keep their own maximum, but are never given more than this budget has.
+    ///
+    /// # Errors
+    /// [`MemoryError::InvalidConfig`] if it is zero, below the guaranteed part, or above the
+    /// parent's capacity; nothing changes then.
+    pub fn set_capacity(&self, bytes: usize) -> Result<(), MemoryError> {
+        self.node().set_capacity(bytes)
+    }
+
+    /// Changes the guaranteed part. What it grows by is taken from the parent, as at creation,
+    /// unless the budget has borrowed as much already; what it shrinks by goes back as far as it is
+    /// not in use.
+    ///
+    /// # Errors
+    /// [`MemoryError::InvalidConfig`] if it is above the capacity, or this is a root;
+    /// [`MemoryError::BudgetExceeded`] if the parent has not that much left;
+    /// [`MemoryError::Closed`] once released. Nothing changes then.
+    pub fn set_guaranteed(&self, bytes: usize) -> Result<(), MemoryError> {
+        self.node().set_guaranteed(bytes)
+    }
+
+    /// Changes the mark above which hooks are called and reclaimers asked.
+    ///
+    /// # Errors
+    /// [`MemoryError::InvalidConfig`] if it is above the capacity.
+    pub fn set_high(&self, bytes: Option<usize>) -> Result<(), MemoryError> {
+        self.node().set_high(bytes)
+    }
+
+    /// Changes what happens to charges that do not fit. What was let through before stays charged.
+    pub fn set_enforcement(&self, enforcement: Enforcement) {
+        self.node().set_enforcement(enforcement);
+    }
+
+    /// Asks reclaimers for `bytes`: this budget's own first, then those of the budgets below, each
+    /// up to what it has borrowed. Returns how much they gave.
+    pub fn reclaim(&self, bytes: usize, urgency: PressureLevel) -> usize {
+        self.node().reclaim_below(self.node(), bytes, urgency)
     }
 
     /// Who is asked to give memory back before this budget, or one below it, refuses.
     ///
     /// Register what is charged here: caches, pools. A budget that is short asks its own reclaimers
-    /// first, then those of its ancestors up to the level that has no room, then those of all others
-    /// below that level.
+    /// and those of its ancestors up to the level that has no room, then those of all others below
+    /// that level, each budget up to what it has borrowed beyond its guaranteed part; in both groups
+    /// lower priorities (what is idle) before higher ones (what is in use).
     #[must_use]
     pub fn reclaimers(&self) -> &ReclaimRegistry {
-        &self.node().reclaimers
+        self.node().reclaimers()
     }
 }
 

@@ -1,16 +1,23 @@
-//! How much a budget may hold, and how much of that is its own.
+//! How much a budget may hold, how much of that is its own, and what happens at the limits.
 
 use nebula_memory_core::{ByteSize, ConfigFaults, MemoryError};
 
-/// The limits of a budget.
+use crate::Enforcement;
+
+/// The limits of a budget. All but [`enforcement`](Self::enforcement) can be changed while it lives,
+/// and that, too: see the `set_` methods of [`MemoryBudget`](crate::MemoryBudget).
 ///
 /// ```
 /// use nebula_budget::{BudgetConfig, MemoryBudget};
 /// use nebula_memory_core::ByteSize;
 ///
 /// let process = MemoryBudget::root("process", 100 << 20)?;
-/// // 10 MiB are the tenant's own; up to 40 MiB it may have while nobody else needs them.
-/// let config = BudgetConfig::builder(ByteSize::mib(40)).guaranteed(ByteSize::mib(10)).build()?;
+/// // 10 MiB are the tenant's own; up to 40 MiB it may have while nobody else needs them. Above
+/// // 30 MiB, its caches are asked to give back.
+/// let config = BudgetConfig::builder(ByteSize::mib(40))
+///     .guaranteed(ByteSize::mib(10))
+///     .high(ByteSize::mib(30))
+///     .build()?;
 /// let tenant = process.child_with("tenant", &config)?;
 /// assert_eq!(process.committed(), 10 << 20);
 /// assert_eq!((tenant.guaranteed(), tenant.capacity()), (10 << 20, 40 << 20));
@@ -20,25 +27,38 @@ use nebula_memory_core::{ByteSize, ConfigFaults, MemoryError};
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct BudgetConfig {
-    /// The most bytes that may be charged. Above zero; the default, zero, is to be replaced.
+    /// The most bytes that may be charged: for a child, its maximum. Above zero; the default, zero,
+    /// is to be replaced.
     pub capacity: ByteSize,
     /// The part that is taken from the parent at creation and so always there; the rest is borrowed
     /// from the parent as far as the parent has it. `None` is all of the capacity. At most
     /// `capacity`; a root has no parent and takes `None` only.
     #[cfg_attr(feature = "serde", serde(default))]
     pub guaranteed: Option<ByteSize>,
+    /// A mark below the capacity: when more than this is committed, hooks are called
+    /// ([`BudgetEvent::HighMarkPassed`](crate::BudgetEvent::HighMarkPassed)) and reclaimers asked
+    /// for the difference; nothing is refused. `None` is no mark.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub high: Option<ByteSize>,
+    /// What happens to charges that do not fit.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub enforcement: Enforcement,
 }
 
 impl BudgetConfig {
     /// Starts from a budget of `capacity` that is guaranteed all of it.
     pub fn builder(capacity: ByteSize) -> BudgetConfigBuilder {
-        BudgetConfigBuilder { config: Self { capacity, guaranteed: None } }
+        BudgetConfigBuilder { config: Self { capacity, ..Self::default() } }
     }
 
     /// The guaranteed part, in bytes.
     #[must_use]
     pub fn guaranteed_bytes(&self) -> usize {
         self.guaranteed.unwrap_or(self.capacity).get()
+    }
+
+    pub(crate) fn high_bytes(&self) -> usize {
+        self.high.map_or(usize::MAX, ByteSize::get)
     }
 
     /// Checks every rule that can be checked without knowing the parent.
@@ -48,14 +68,13 @@ impl BudgetConfig {
     pub fn validate(&self) -> Result<(), MemoryError> {
         let mut faults = ConfigFaults::new();
         faults.check(self.capacity.get() > 0, "capacity", self.capacity, "must be above zero");
-        if let Some(guaranteed) = self.guaranteed {
-            faults.check(
-                guaranteed <= self.capacity,
-                "guaranteed",
-                guaranteed,
-                "must be at most `capacity`",
-            );
-        }
+        let mut check_part = |name, part: Option<ByteSize>| {
+            if let Some(part) = part {
+                faults.check(part <= self.capacity, name, part, "must be at most `capacity`");
+            }
+        };
+        check_part("guaranteed", self.guaranteed);
+        check_part("high", self.high);
         faults.into_result()
     }
 }
@@ -71,6 +90,18 @@ impl BudgetConfigBuilder {
     /// Sets [`BudgetConfig::guaranteed`].
     pub fn guaranteed(mut self, bytes: ByteSize) -> Self {
         self.config.guaranteed = Some(bytes);
+        self
+    }
+
+    /// Sets [`BudgetConfig::high`].
+    pub fn high(mut self, bytes: ByteSize) -> Self {
+        self.config.high = Some(bytes);
+        self
+    }
+
+    /// Sets [`BudgetConfig::enforcement`].
+    pub fn enforcement(mut self, enforcement: Enforcement) -> Self {
+        self.config.enforcement = enforcement;
         self
     }
 

@@ -4,139 +4,188 @@
 //! counts all of them as committed. Of its funds, a node keeps what is not spent in one atomic,
 //! `free`; a charge takes from it, a credit adds to it, and as long as that goes well nobody else
 //! is involved: not the parent, whatever the depth, and no lock. So funds, and with them every
-//! ancestor's `committed`, move only on the slow path (see `arbitration`), in chunks.
+//! ancestor's `committed`, move only on the slow path (see `arbitration`), in chunks. Owners that
+//! work on one thread take chunks in turn (see `slack`), and then not even atomics are needed.
 //!
 //! `committed` is `funded - free`. It cannot exceed the capacity, because `funded` does not: a root
-//! is funded with its capacity once and for all, a child never beyond its own.
+//! is funded with its capacity once and for all, a child never beyond its own. (Two exceptions are
+//! the user's wish: a capacity lowered below what is committed already, and budgets that only
+//! observe.)
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use nebula_memory_core::{
     MemoryError, ReclaimRegistry, Refusal,
     sync::{
         Arc, Mutex,
         atomic::{
-            AtomicU8, AtomicU64, AtomicUsize,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
+            AtomicBool, AtomicU8, AtomicU64, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
         },
     },
 };
 
-use crate::BudgetState;
+use crate::{
+    BudgetConfig, BudgetState, Enforcement,
+    events::Hooks,
+    funds::{Free, MAX_FUNDS},
+    slack::Slack,
+    tree::Tree,
+};
 
-/// What all budgets of a tree share.
-#[derive(Debug)]
-pub(crate) struct Tree {
-    /// Arbitration: whoever moves funds, changes a state or walks the tree holds this lock. The
-    /// number is the next node's.
-    pub(crate) lock: Mutex<u64>,
-}
-
-pub(crate) struct Node {
+/// What a charge or credit touches, on cache lines that no other budget's charges touch.
+#[repr(align(64))]
+pub(crate) struct Hot {
     /// Funds that are not spent. Moved by atomic read-modify-writes alone, by anybody.
-    free: AtomicUsize,
+    pub(crate) free: Free,
     /// Guaranteed part and what was borrowed. Written under the tree's lock. Where it changes, it
     /// is lowered before `free` and raised after it, so that `funded - free`, read without the
     /// lock, may be too small for a moment but never too large.
     funded: AtomicUsize,
-    /// The largest `committed` seen.
-    peak: AtomicUsize,
-    /// A credit that leaves more than this free goes through the slow path. Written under the lock.
-    ceiling: AtomicUsize,
+    /// A charge that leaves more than this committed has news: a new peak, or the high mark.
+    notice: AtomicUsize,
     /// Charges above this go through the slow path, to be refused: zero once released, otherwise
     /// what a throttle says.
     largest_charge: AtomicUsize,
+    /// A credit that leaves more than this free goes through the slow path. Written under the lock.
+    ceiling: AtomicUsize,
+}
+
+pub(crate) struct Node {
+    pub(crate) hot: Hot,
+    /// The largest `committed` seen.
+    peak: AtomicUsize,
+    /// Where the user wants to hear of `committed`; `usize::MAX` for nowhere.
+    high: AtomicUsize,
+    /// `high` was passed, and `committed` has not fallen well below it since. Written under the
+    /// lock.
+    over_high: AtomicBool,
+    /// The part of `committed` that children and local accounts hold as their funds: raised after
+    /// `free` was lowered, lowered before it is raised.
+    lent: AtomicUsize,
     state: AtomicU8,
+    enforcement: AtomicU8,
     /// The part of `funded` that is never given back while the budget lives. Written under the
     /// lock.
     guaranteed: AtomicUsize,
-    pub(crate) refusals: AtomicU64,
-    pub(crate) capacity: usize,
+    /// Written under the lock.
+    capacity: AtomicUsize,
+    /// How much is borrowed at a time; doubles as chunks are used up, small again once drained.
+    /// Written under the lock.
+    chunk: AtomicUsize,
+    /// How many wait for funds of this node. Written under the lock.
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) counts: Counts,
     pub(crate) id: u64,
     pub(crate) name: Box<str>,
     /// Knows the path. Handed out with refusals.
     pub(crate) refusal: Arc<Refusal>,
-    pub(crate) parent: Option<Arc<Node>>,
+    pub(crate) parent: Option<Arc<Self>>,
     pub(crate) tree: Arc<Tree>,
-    /// Live children, and released ones with bytes still charged, by age. Locked under the tree's
-    /// lock only.
-    pub(crate) children: Mutex<BTreeMap<u64, Arc<Node>>>,
-    pub(crate) reclaimers: ReclaimRegistry,
+    /// Changed under the tree's lock; read under its own alone.
+    pub(crate) family: Mutex<Family>,
+    reclaimers: OnceLock<ReclaimRegistry>,
+    pub(crate) hooks: OnceLock<Hooks>,
 }
 
-/// Funds are borrowed in chunks of this size, smaller ones for small budgets.
-const CHUNK: usize = 64 << 10;
+/// Who holds funds of a node.
+#[derive(Default)]
+pub(crate) struct Family {
+    /// Live children, and released ones with bytes still charged, by age.
+    pub(crate) children: BTreeMap<u64, Arc<Node>>,
+    /// Of those, the ones that have borrowed beyond their guaranteed part.
+    pub(crate) borrowers: BTreeMap<u64, Arc<Node>>,
+    pub(crate) owners: Vec<Arc<Slack>>,
+}
+
+/// What has happened at a node.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) refusals: AtomicU64,
+    /// Charges that were let through because the budget only observes, and their bytes.
+    pub(crate) excused: AtomicU64,
+    pub(crate) excused_bytes: AtomicU64,
+    /// Bytes credited that nobody held.
+    pub(crate) over_credited: AtomicU64,
+}
+
+/// The first chunk that is borrowed, and the largest; smaller for small budgets.
+const FIRST_CHUNK: usize = 16 << 10;
+const LARGEST_CHUNK: usize = 1 << 20;
 
 impl Node {
-    /// A node that holds `guaranteed` bytes of funds (which its parent has parted with).
+    /// A node that holds its guaranteed part as funds (which its parent has parted with).
     pub(crate) fn new(
-        name: Box<str>,
+        name: &str,
         id: u64,
-        capacity: usize,
-        guaranteed: usize,
+        config: &BudgetConfig,
         parent: Option<Arc<Self>>,
         tree: Arc<Tree>,
     ) -> Self {
         let path: Box<str> = match &parent {
             Some(parent) => format!("{}/{name}", parent.refusal.path()).into(),
-            None => name.clone(),
+            None => name.into(),
         };
-        let largest = parent.as_ref().map_or(usize::MAX, |p| p.largest_charge.load(Relaxed));
-        Self {
+        let largest = parent.as_ref().map_or(usize::MAX, |p| p.largest_charge());
+        let guaranteed = config.guaranteed_bytes().min(MAX_FUNDS);
+        let hot = Hot {
             // Nothing is free before the first charge, so that the first one takes the slow path
             // and finds the state to be `Created`.
-            free: AtomicUsize::new(0),
+            free: Free::new(),
             funded: AtomicUsize::new(guaranteed),
-            peak: AtomicUsize::new(0),
-            ceiling: AtomicUsize::new(0),
+            notice: AtomicUsize::new(0),
             largest_charge: AtomicUsize::new(largest),
+            ceiling: AtomicUsize::new(0),
+        };
+        Self {
+            hot,
+            peak: AtomicUsize::new(0),
+            high: AtomicUsize::new(config.high_bytes()),
+            over_high: AtomicBool::new(false),
+            lent: AtomicUsize::new(0),
             state: AtomicU8::new(BudgetState::Created as u8),
+            enforcement: AtomicU8::new(config.enforcement as u8),
             guaranteed: AtomicUsize::new(guaranteed),
-            refusals: AtomicU64::new(0),
-            capacity,
+            capacity: AtomicUsize::new(config.capacity.get()),
+            chunk: AtomicUsize::new(FIRST_CHUNK),
+            waiting: AtomicUsize::new(0),
+            counts: Counts::default(),
             id,
-            name,
+            name: name.into(),
             refusal: Arc::new(Refusal::new(path)),
             parent,
             tree,
-            children: Mutex::new(BTreeMap::new()),
-            reclaimers: ReclaimRegistry::new(),
+            family: Mutex::new(Family::default()),
+            reclaimers: OnceLock::new(),
+            hooks: OnceLock::new(),
         }
     }
 
     /// Charges `bytes`.
     #[inline]
     pub(crate) fn try_charge(self: &Arc<Self>, bytes: usize) -> Result<(), MemoryError> {
-        if bytes <= self.largest_charge.load(Relaxed) && self.spend(bytes) {
-            return Ok(());
+        if bytes <= self.hot.largest_charge.load(Relaxed) {
+            match self.spend::<true>(bytes) {
+                Some(None) => return Ok(()),
+                Some(Some(committed)) => {
+                    self.note_slowly(committed);
+                    return Ok(());
+                }
+                None => {}
+            }
         }
         self.charge_slowly(bytes)
     }
 
-    /// Takes `bytes` from `free`, if they are there.
+    /// Takes `bytes` from `free`, counting a charge if `COUNT`. `None` if they are not there,
+    /// otherwise what is committed now, if that is news.
     #[inline]
-    pub(crate) fn spend(&self, bytes: usize) -> bool {
-        let mut free = self.free.load(Relaxed);
-        loop {
-            let before = self.funded.load(Relaxed);
-            let Some(left) = free.checked_sub(bytes) else { return false };
-            match self.free.compare_exchange_weak(free, left, AcqRel, Relaxed) {
-                Ok(_) => {
-                    // Where funds came or went meanwhile, the smaller reading is the safe one.
-                    let funded = self.funded.load(Relaxed).min(before);
-                    self.raise_peak(funded.saturating_sub(left));
-                    return true;
-                }
-                Err(now) => free = now,
-            }
-        }
-    }
-
-    #[inline]
-    fn raise_peak(&self, committed: usize) {
-        if committed > self.peak.load(Relaxed) {
-            self.peak.fetch_max(committed, Relaxed);
-        }
+    pub(crate) fn spend<const COUNT: bool>(&self, bytes: usize) -> Option<Option<usize>> {
+        let look = || self.hot.funded.load(Relaxed);
+        let (left, before) = self.hot.free.take::<COUNT, _>(bytes, look)?;
+        // Where funds came or went meanwhile, the smaller reading is the safe one.
+        let committed = self.hot.funded.load(Relaxed).min(before).saturating_sub(left);
+        Some((committed > self.hot.notice.load(Relaxed)).then_some(committed))
     }
 
     /// Gives back `bytes` that were charged.
@@ -145,11 +194,32 @@ impl Node {
         if bytes == 0 {
             return;
         }
+        // What is beyond all funds was never charged.
+        let bytes = bytes.min(MAX_FUNDS);
         // Release, and Acquire for the `ceiling` of whoever lowered it and took from `free` before:
         // either this call sees the new ceiling, or that one saw these bytes.
-        let free = self.free.fetch_add(bytes, AcqRel).wrapping_add(bytes);
-        if free > self.ceiling.load(Relaxed) {
+        if self.hot.free.add(bytes) > self.hot.ceiling.load(Relaxed) {
             self.settle_slowly();
+        }
+    }
+
+    /// Raises the peak. Returns whether `committed` is the first to pass the high mark.
+    pub(crate) fn raise_peak(&self, committed: usize) -> bool {
+        self.peak.fetch_max(committed, Relaxed);
+        self.tune_notice();
+        committed > self.high.load(Relaxed) && !self.over_high.load(Relaxed)
+    }
+
+    /// Sets `notice` to what the peak and the high mark call for.
+    fn tune_notice(&self) {
+        loop {
+            // Whoever changes the mark stores it before `notice`: either this sees the change, or
+            // that store is the later one. A peak that is too small only costs another call.
+            let high = self.high.load(SeqCst);
+            self.hot.notice.store(self.peak().min(high), SeqCst);
+            if self.high.load(SeqCst) == high {
+                return;
+            }
         }
     }
 
@@ -157,30 +227,39 @@ impl Node {
         BudgetState::from_u8(self.state.load(Acquire))
     }
 
+    pub(crate) fn enforcement(&self) -> Enforcement {
+        Enforcement::from_u8(self.enforcement.load(Relaxed))
+    }
+
     pub(crate) fn peak(&self) -> usize {
         self.peak.load(Relaxed)
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity.load(Relaxed)
     }
 
     pub(crate) fn guaranteed(&self) -> usize {
         self.guaranteed.load(Relaxed)
     }
 
-    pub(crate) fn largest_charge(&self) -> usize {
-        self.largest_charge.load(Relaxed)
+    pub(crate) fn high(&self) -> usize {
+        self.high.load(Relaxed)
     }
-}
 
-/// What only the holder of the tree's lock may do.
-impl Node {
+    pub(crate) fn largest_charge(&self) -> usize {
+        self.hot.largest_charge.load(Relaxed)
+    }
+
     pub(crate) fn funded(&self) -> usize {
-        self.funded.load(Relaxed)
+        self.hot.funded.load(Relaxed)
     }
 
     pub(crate) fn free(&self) -> usize {
-        self.free.load(Acquire)
+        self.hot.free.get()
     }
 
-    /// Bytes spent: charged here, or funding children.
+    /// Bytes spent: charged here, or funds of children and owners.
     pub(crate) fn committed(&self) -> usize {
         match self.state() {
             BudgetState::Created => 0,
@@ -188,61 +267,160 @@ impl Node {
         }
     }
 
+    pub(crate) fn lent(&self) -> usize {
+        self.lent.load(Acquire)
+    }
+
+    /// Notes bytes that were credited and that nobody held.
+    pub(crate) fn count_excess(&self, bytes: usize) {
+        self.counts.over_credited.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(crate) fn reclaimers(&self) -> &ReclaimRegistry {
+        self.reclaimers.get_or_init(ReclaimRegistry::new)
+    }
+
+    /// The reclaimers, if anybody ever asked for them.
+    pub(crate) fn known_reclaimers(&self) -> Option<&ReclaimRegistry> {
+        self.reclaimers.get()
+    }
+
+    /// This node, its parent, and so on up to the root.
+    pub(crate) fn path(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
+        std::iter::successors(Some(self), |node| node.parent.as_ref())
+    }
+}
+
+/// What only the holder of the tree's lock may do.
+impl Node {
     /// Free funds that are not guaranteed, and so could go back to the parent.
     pub(crate) fn surplus(&self) -> usize {
-        self.free().min(self.funded() - self.guaranteed())
+        self.free().min(self.borrowed())
+    }
+
+    /// What it holds beyond its guaranteed part.
+    pub(crate) fn borrowed(&self) -> usize {
+        self.funded() - self.guaranteed()
     }
 
     /// The size in which this node borrows.
     pub(crate) fn chunk(&self) -> usize {
-        (self.capacity / 32).min(CHUNK)
+        self.chunk.load(Relaxed).min(self.capacity() / 32)
     }
 
-    pub(crate) fn set_state(&self, state: BudgetState) {
-        self.state.store(state as u8, Release);
-        if state == BudgetState::Released {
-            self.largest_charge.store(0, Release);
-            self.guaranteed.store(0, Relaxed);
+    /// A chunk was used up, and is followed by a larger one.
+    pub(crate) fn enlarge_chunk(&self) {
+        let chunk = self.chunk.load(Relaxed);
+        self.chunk.store((2 * chunk).min(LARGEST_CHUNK), Relaxed);
+    }
+
+    /// Others needed what was borrowed.
+    pub(crate) fn shrink_chunk(&self) {
+        self.chunk.store(FIRST_CHUNK, Relaxed);
+    }
+
+    /// Whether credits are waited for: here, or further up, where what is credited here would go.
+    pub(crate) fn is_short(&self) -> bool {
+        let mut node = self;
+        loop {
+            if node.waiting.load(Relaxed) > 0 || node.state() == BudgetState::Exhausted {
+                return true;
+            }
+            match &node.parent {
+                Some(parent) if node.funded() > node.guaranteed() => node = parent,
+                _ => return false,
+            }
         }
+    }
+
+    pub(crate) fn store_state(&self, state: BudgetState) {
+        if state == BudgetState::Released {
+            self.hot.largest_charge.store(0, Release);
+            self.store_guaranteed(0);
+        }
+        self.state.store(state as u8, Release);
         self.tune();
+    }
+
+    pub(crate) fn store_enforcement(&self, enforcement: Enforcement) {
+        self.enforcement.store(enforcement as u8, Relaxed);
+    }
+
+    pub(crate) fn store_capacity(&self, capacity: usize) {
+        self.capacity.store(capacity, Relaxed);
+    }
+
+    pub(crate) fn store_guaranteed(&self, guaranteed: usize) {
+        self.guaranteed.store(guaranteed, Relaxed);
+        self.list_as_borrower();
+    }
+
+    pub(crate) fn store_high(&self, high: usize) {
+        self.high.store(high, SeqCst);
+        self.tune_notice();
+    }
+
+    pub(crate) fn is_over_high(&self) -> bool {
+        self.over_high.load(Relaxed)
+    }
+
+    pub(crate) fn set_over_high(&self, over: bool) {
+        self.over_high.store(over, Relaxed);
+        self.tune();
+    }
+
+    /// Where `committed` has to fall for the high mark to be left behind: a sixteenth below it.
+    pub(crate) fn low(&self) -> usize {
+        let high = self.high();
+        high - high / 16
     }
 
     pub(crate) fn set_largest_charge(&self, bytes: usize) {
         if self.state() != BudgetState::Released {
-            self.largest_charge.store(bytes, Relaxed);
+            self.hot.largest_charge.store(bytes, Relaxed);
         }
     }
 
     /// Sets the ceiling to what the state and the funds call for.
-    fn tune(&self) {
+    pub(crate) fn tune(&self) {
         let (funded, guaranteed) = (self.funded(), self.guaranteed());
-        let ceiling = match self.state() {
-            // The next credit ends the exhaustion, or goes to the parent.
-            BudgetState::Exhausted | BudgetState::Released => 0,
-            // What was borrowed goes back once two chunks are free.
-            _ if funded > guaranteed => (2 * self.chunk()).min(funded),
-            // Everything is guaranteed: only a credit of what was never charged is above this.
-            _ => funded,
+        let hungry = self.state() == BudgetState::Released || funded > self.capacity();
+        let ceiling = if hungry || self.is_short() {
+            0
+        } else {
+            // Above this, somebody credits what was never charged.
+            let mut ceiling = funded.saturating_sub(self.lent());
+            if funded > guaranteed {
+                // What was borrowed goes back once two chunks are free.
+                ceiling = ceiling.min(2 * self.chunk());
+            }
+            if self.is_over_high() {
+                ceiling = ceiling.min(funded.saturating_sub(self.low()));
+            }
+            ceiling
         };
-        self.ceiling.store(ceiling, Relaxed);
+        self.hot.ceiling.store(ceiling, Relaxed);
     }
 
-    /// Hands the guaranteed part over for spending, on the first charge.
+    /// As [`tune`](Self::tune), for a ceiling that no credit may miss: either the credit sees it,
+    /// or it is seen by whoever looks at `free` from now on.
+    pub(crate) fn tune_for_credits(&self) {
+        self.tune();
+        self.hot.free.add(0);
+    }
+
+    /// Hands the guaranteed part over for spending.
     pub(crate) fn open(&self) {
-        if self.state() == BudgetState::Created {
-            self.free.fetch_add(self.guaranteed(), AcqRel);
-            self.set_state(BudgetState::Active);
-        }
+        self.hot.free.add(self.guaranteed());
     }
 
     /// Adds funds that the parent parted with.
     pub(crate) fn add_funds(&self, bytes: usize) {
-        self.free.fetch_add(bytes, AcqRel);
-        let funded = self.funded() + bytes;
-        self.funded.store(funded, Relaxed);
-        self.tune();
-        // Exact here, and a charge in flight may have read a `funded` from before.
-        self.raise_peak(funded.saturating_sub(self.free()).min(funded));
+        self.hot.free.add(bytes);
+        self.store_funded(self.funded() + bytes);
+        if let Some(parent) = &self.parent {
+            parent.lend(bytes);
+        }
     }
 
     /// Takes up to `bytes` of the surplus out of the node; returns how much that was.
@@ -250,35 +428,66 @@ impl Node {
         loop {
             let funded = self.funded();
             let free = self.free();
-            let take = bytes.min(free).min(funded - self.guaranteed());
+            let take = bytes.min(free).min(self.borrowed());
             if take == 0 {
                 return 0;
             }
-            self.funded.store(funded - take, Relaxed);
-            self.tune();
+            self.store_funded(funded - take);
             // Release: a credit that comes after this sees the ceiling.
-            if self.free.compare_exchange(free, free - take, AcqRel, Relaxed).is_ok() {
+            if self.hot.free.take_from(free, take) {
+                if let Some(parent) = &self.parent {
+                    parent.take_back(take);
+                }
                 return take;
             }
-            self.funded.store(funded, Relaxed);
-            self.tune();
+            self.store_funded(funded);
         }
     }
 
-    /// Adds bytes that children gave back. To be followed by a settlement.
+    /// Lets `bytes` that are spent leave the node, or enter it.
+    pub(crate) fn store_funded(&self, funded: usize) {
+        self.hot.funded.store(funded, Relaxed);
+        self.list_as_borrower();
+        self.tune();
+    }
+
+    fn list_as_borrower(&self) {
+        let Some(parent) = &self.parent else { return };
+        let mut family = parent.family.lock();
+        let is_listed = family.borrowers.contains_key(&self.id);
+        if is_listed != (self.borrowed() > 0) {
+            if is_listed {
+                family.borrowers.remove(&self.id);
+            } else if let Some(this) = family.children.get(&self.id).cloned() {
+                family.borrowers.insert(self.id, this);
+            }
+        }
+    }
+
+    pub(crate) fn lend(&self, bytes: usize) {
+        self.lent.fetch_add(bytes, AcqRel);
+        self.tune();
+    }
+
+    /// To be followed by a [`refund`](Self::refund) of as much, or by spending it.
+    pub(crate) fn take_back(&self, bytes: usize) {
+        self.lent.fetch_sub(bytes, AcqRel);
+    }
+
+    /// Adds bytes that came back. To be followed by a settlement.
     pub(crate) fn refund(&self, bytes: usize) {
-        self.free.fetch_add(bytes, AcqRel);
+        self.hot.free.add(bytes);
     }
 
     /// Takes away what was credited without ever having been charged; returns how much.
     pub(crate) fn clamp(&self) -> usize {
+        // Before the first charge nothing has been handed over yet.
+        let funded = if self.state() == BudgetState::Created { 0 } else { self.funded() };
         loop {
+            // In this order: bytes on their way between the two are counted nowhere, never twice.
             let free = self.free();
-            let excess = free.saturating_sub(self.funded());
-            if excess == 0 {
-                return 0;
-            }
-            if self.free.compare_exchange(free, free - excess, AcqRel, Relaxed).is_ok() {
+            let excess = (free + self.lent()).saturating_sub(funded).min(free);
+            if excess == 0 || self.hot.free.take_from(free, excess) {
                 return excess;
             }
         }

@@ -40,3 +40,27 @@ impl fmt::Display for BudgetState {
         })
     }
 }
+
+/// What a budget does with charges that do not fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[repr(u8)]
+pub enum Enforcement {
+    /// They are refused.
+    #[default]
+    Enforce,
+    /// They are let through and counted: to find out what a limit would do before it does it. All
+    /// else is as if the limit were enforced; reclaimers are asked, too. Budgets above may still
+    /// refuse.
+    Observe,
+}
+
+impl Enforcement {
+    pub(crate) const fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Enforce,
+            _ => Self::Observe,
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 use nebula_budget::{Account, BudgetAccount, BudgetConfig, MemoryBudget, Reservation};
-use nebula_memory_core::{Accounted, MemoryError, allocator_api2::vec::Vec};
+use nebula_memory_core::{Accounted, Charge, MemoryError, allocator_api2::vec::Vec};
 use nebula_testing::{
     CountingAllocator,
     conformance::{account_conformance, allocator_conformance},
@@ -91,7 +91,7 @@ fn a_reservation_splits_grows_and_shrinks() -> Result<(), MemoryError> {
     let part = all.split(300)?;
     drop(all);
     assert_eq!((part.bytes(), root.used()), (300, 300));
-    let (account, bytes) = part.forget();
+    let (account, bytes) = Charge::from(part).forget();
     assert_eq!(root.used(), 300);
     account.credit(bytes);
     assert_eq!(root.used(), 0);

@@ -91,7 +91,7 @@ proptest! {
                     let parent = model.live(parent);
                     let capacity = capacity.min(model.0[parent].capacity);
                     let guaranteed = guaranteed.min(capacity);
-                    let config = BudgetConfig { capacity: capacity.into(), guaranteed: Some(guaranteed.into()) };
+                    let config = BudgetConfig { capacity: capacity.into(), guaranteed: Some(guaranteed.into()), ..BudgetConfig::default() };
                     let child = model.budget(parent).child_with("child", &config);
                     model.0.push(Node { budget: None, parent: Some(parent), capacity, guaranteed, charged: 0 });
                     prop_assert_eq!(child.is_ok(), model.fits());

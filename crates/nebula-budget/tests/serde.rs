@@ -7,7 +7,7 @@ use nebula_memory_core::ByteSize;
 #[test]
 fn a_configuration_reads_sizes_and_refuses_unknown_keys() {
     let config: BudgetConfig = serde_json::from_str(r#"{"capacity": "64MiB"}"#).unwrap();
-    assert_eq!(config, BudgetConfig { capacity: ByteSize::mib(64), guaranteed: None });
+    assert_eq!(config, BudgetConfig { capacity: ByteSize::mib(64), ..BudgetConfig::default() });
     let text = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<BudgetConfig>(&text).unwrap(), config);
     let error = serde_json::from_str::<BudgetConfig>(r#"{"capacity": 1, "max": 2}"#).unwrap_err();

@@ -34,7 +34,11 @@ fn construction_refuses_zero_capacity_bad_names_and_a_guaranteed_root() {
     let root = MemoryBudget::root("root", 100).unwrap();
     assert_eq!(code(root.child("zero", 0)), "invalid_config");
     assert_eq!(code(root.child_with("large", &config(101, 5))), "invalid_config");
-    let both = BudgetConfig { capacity: ByteSize::ZERO, guaranteed: Some(ByteSize::new(1)) };
+    let both = BudgetConfig {
+        capacity: ByteSize::ZERO,
+        guaranteed: Some(ByteSize::new(1)),
+        ..BudgetConfig::default()
+    };
     let error = root.child_with("both", &both).unwrap_err().to_string();
     assert!(error.contains("budget.capacity") && error.contains("budget.guaranteed"), "{error}");
 }

@@ -1,6 +1,6 @@
 //! Accounts: where bytes are charged.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use crate::MemoryError;
 
@@ -135,7 +135,7 @@ macro_rules! forward_account {
     )*};
 }
 
-forward_account!(&A, Arc<A>);
+forward_account!(&A, Arc<A>, Rc<A>);
 
 /// `None` is [`Unlimited`].
 impl<A: Account> Account for Option<A> {

@@ -52,6 +52,18 @@ impl fmt::Display for Align {
     }
 }
 
+/// A size as messages print it: rounded, and to the byte beside it where rounding lost something.
+struct Exact(usize);
+
+impl fmt::Display for Exact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&ByteSize::new(self.0), f)?;
+        let unit = 1_usize << ((usize::BITS - 1 - self.0.max(1).leading_zeros()) / 10 * 10);
+        // One decimal is printed.
+        if unit == 1 || self.0 % unit == 0 { Ok(()) } else { write!(f, " ({} B)", self.0) }
+    }
+}
+
 /// Why memory was not to be had, or a request about memory could not be met.
 ///
 /// Every message says what was asked, what there was, whose limit it was and what to do; match on
@@ -89,7 +101,7 @@ pub enum MemoryError {
     #[error(
         "capacity exceeded: {} requested at alignment {align}, {} available; \
          free or reset something, or give it a larger capacity",
-        ByteSize::new(*requested), ByteSize::new(*available)
+        Exact(*requested), Exact(*available)
     )]
     CapacityExceeded {
         /// Bytes asked for.
@@ -113,7 +125,7 @@ pub enum MemoryError {
     },
 
     /// A budget refused a charge. Nothing was charged at any level.
-    #[error("budget exceeded: {} requested, {refusal}", ByteSize::new(*requested))]
+    #[error("budget exceeded: {} requested, {refusal}", Exact(*requested))]
     BudgetExceeded {
         /// Bytes asked for.
         requested: usize,
@@ -125,13 +137,28 @@ pub enum MemoryError {
     #[error(
         "throttled: {} requested, but charges above {} are refused while memory is short; \
          ask for less at a time, or later",
-        ByteSize::new(*requested), ByteSize::new(*largest)
+        Exact(*requested), Exact(*largest)
     )]
     Throttled {
         /// Bytes asked for.
         requested: usize,
         /// The largest single charge allowed at present, in bytes.
         largest: usize,
+    },
+
+    /// A wait for a budget's bytes that could never end: those who wait hold so much themselves
+    /// that what all others hold would not suffice. Whoever would have closed the circle is told,
+    /// and has to give back what it holds, so that the others can go on.
+    #[error(
+        "deadlock: {} waited for, {refusal}; those who wait hold the rest themselves: \
+         give back what this task holds, and ask again",
+        Exact(*requested)
+    )]
+    Deadlock {
+        /// Bytes asked for.
+        requested: usize,
+        /// The budget that everybody waits for.
+        refusal: Arc<Refusal>,
     },
 
     /// A free or a rewind that is not the latest allocation of a stack.
@@ -173,7 +200,7 @@ pub enum MemoryError {
     #[error(
         "out of memory: the allocator underneath refused {} at alignment {align}; \
          release memory, or raise the process's limit",
-        ByteSize::new(*requested)
+        Exact(*requested)
     )]
     OutOfMemory {
         /// Bytes asked for.
@@ -228,6 +255,7 @@ impl MemoryError {
             Self::PoolExhausted { .. } => "pool_exhausted",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::Throttled { .. } => "throttled",
+            Self::Deadlock { .. } => "deadlock",
             Self::NotTopOfStack { .. } => "not_top_of_stack",
             Self::Timeout { .. } => "timeout",
             Self::Closed { .. } => "closed",
@@ -247,6 +275,7 @@ impl MemoryError {
             Self::PoolExhausted { .. }
             | Self::Throttled { .. }
             | Self::Timeout { .. }
+            | Self::Deadlock { .. }
             | Self::OutOfMemory { .. }
             | Self::LiveChildren(_)
             | Self::SourceUnavailable(_) => true,
@@ -282,6 +311,9 @@ pub struct Refusal {
 pub struct RefusalDetails {
     /// The path of the budget that was charged; the refusing one is it or one of its ancestors.
     pub charged: String,
+    /// Of the bytes committed at the refusing level, those that are really charged. The rest is
+    /// held for budgets below: guarantees that are not spent.
+    pub charged_bytes: Option<usize>,
     /// The largest consumers at the refusing level, largest first.
     pub consumers: Vec<Consumer>,
     /// What to do.
@@ -364,16 +396,20 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (used, limit) = (ByteSize::new(self.used()), ByteSize::new(self.limit()));
+        let (used, limit) = (Exact(self.used()), Exact(self.limit()));
         write!(f, "`{}` has used {used} of {limit}", self.path)?;
-        write!(f, " (peak {})", ByteSize::new(self.peak()))?;
+        write!(f, " (peak {})", Exact(self.peak()))?;
         let Some(details) = &self.details else { return Ok(()) };
+        if let Some(charged) = details.charged_bytes.filter(|charged| *charged < self.used()) {
+            let charged = Exact(charged);
+            write!(f, ", {charged} of it charged and the rest held for budgets below")?;
+        }
         if *details.charged != *self.path {
             write!(f, "; charged through `{}`", details.charged)?;
         }
         for (i, consumer) in details.consumers.iter().enumerate() {
             f.write_str(if i == 0 { "; largest consumers: " } else { ", " })?;
-            let (used, limit) = (ByteSize::new(consumer.used), ByteSize::new(consumer.limit));
+            let (used, limit) = (Exact(consumer.used), Exact(consumer.limit));
             write!(f, "`{}` {used} of {limit}", consumer.name)?;
         }
         if !details.advice.is_empty() {

@@ -7,6 +7,9 @@ mod bytes;
 mod charge;
 mod clock;
 mod error;
+#[cfg(feature = "fence")]
+#[doc(hidden)]
+pub mod fence;
 pub mod layout;
 mod pressure;
 mod reclaim;
@@ -17,6 +20,7 @@ mod stats;
 pub mod sync;
 mod usage;
 mod wait;
+mod wait_slot;
 
 #[cfg(feature = "serde")]
 pub use bytes::human_duration;
@@ -39,4 +43,5 @@ pub use {
     stats::{AllocatorStats, StatisticsProvider, StatsSnapshot, StripedCounter},
     usage::{AllocatorKind, MemoryUsage, Resettable, UsageCell},
     wait::{WaitQueue, Waiter},
+    wait_slot::WaitSlot,
 };

@@ -11,6 +11,7 @@
 use std::{
     cell::Cell,
     fmt,
+    ops::RangeInclusive,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -211,6 +212,14 @@ impl ReclaimRegistry {
         })
     }
 
+    /// The lowest priority, `from` or higher, at which a live reclaimer is registered.
+    #[must_use]
+    pub fn next_priority(&self, from: u8) -> Option<u8> {
+        let entries = self.entries.lock();
+        let at = entries.list.partition_point(|e| e.order.0 < from);
+        entries.list[at..].iter().find(|e| e.is_live()).map(|e| e.order.0)
+    }
+
     /// How many live reclaimers are registered.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -247,9 +256,20 @@ impl ReclaimRegistry {
     /// Called from inside a reclaim, it does nothing. A reclaimer that panics is counted and passed
     /// over: its panic is not the asker's.
     pub fn reclaim(&self, wanted: usize, urgency: PressureLevel) -> ReclaimReport {
+        self.reclaim_among(0..=u8::MAX, wanted, urgency)
+    }
+
+    /// As [`reclaim`](Self::reclaim), but asks those of the given priorities only: for whoever has
+    /// several registries and wants the idle of all before the hot of any.
+    pub fn reclaim_among(
+        &self,
+        priorities: RangeInclusive<u8>,
+        wanted: usize,
+        urgency: PressureLevel,
+    ) -> ReclaimReport {
         let mut report = ReclaimReport::default();
         let Some(_reclaiming) = Reclaiming::enter() else { return report };
-        let mut entries = self.iter();
+        let mut entries = self.iter().filter(|e| priorities.contains(&e.order.0));
         while report.given < wanted {
             let Some(entry) = entries.next() else { break };
             if entry.running.swap(true, Ordering::Acquire) {

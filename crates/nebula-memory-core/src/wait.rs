@@ -11,14 +11,14 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use crate::{
-    MemoryError,
+    MemoryError, WaitSlot,
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering, fence},
     },
 };
@@ -66,33 +66,7 @@ struct Line<T> {
     closed: Option<&'static str>,
     /// Sorted. Memory is neither allocated nor freed under the lock: where the global allocator
     /// charges an account, that could lead back here.
-    places: VecDeque<(Place, Arc<Slot<T>>)>,
-}
-
-/// Where one waiter finds its value. Locked inside the line's lock or alone.
-struct Slot<T> {
-    inner: Mutex<Inner<T>>,
-    handed: Condvar,
-}
-
-struct Inner<T> {
-    outcome: Option<Result<T, MemoryError>>,
-    waker: Option<Waker>,
-}
-
-impl<T> Slot<T> {
-    /// Leaves the outcome; [`wake`](Self::wake) comes after the locks are released.
-    fn put(&self, outcome: Result<T, MemoryError>) {
-        self.inner.lock().outcome = Some(outcome);
-    }
-
-    fn wake(&self) {
-        let waker = self.inner.lock().waker.take();
-        self.handed.notify_one();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
+    places: VecDeque<(Place, Arc<WaitSlot<T>>)>,
 }
 
 impl<T> Default for WaitQueue<T> {
@@ -116,8 +90,7 @@ impl<T> WaitQueue<T> {
     /// The place is taken now, not when the waiter is first polled. On a closed queue, the waiter
     /// learns so when it waits.
     pub fn join(&self, priority: u8) -> Waiter<'_, T> {
-        let inner = Inner { outcome: None, waker: None };
-        let slot = Arc::new(Slot { inner: Mutex::new(inner), handed: Condvar::new() });
+        let slot = Arc::new(WaitSlot::new());
         // Room for a longer line; what it replaces is freed at the end, without the lock.
         let mut room = VecDeque::new();
         let place = loop {
@@ -238,7 +211,7 @@ impl<T> fmt::Debug for WaitQueue<T> {
 #[must_use = "dropping a waiter gives up its place"]
 pub struct Waiter<'q, T> {
     queue: &'q WaitQueue<T>,
-    slot: Arc<Slot<T>>,
+    slot: Arc<WaitSlot<T>>,
     place: Place,
     /// The outcome has been taken, or the line was left.
     done: bool,
@@ -247,7 +220,7 @@ pub struct Waiter<'q, T> {
 impl<T> Waiter<'_, T> {
     /// Takes the outcome if there is one, without waiting.
     pub fn try_take(&mut self) -> Option<Result<T, MemoryError>> {
-        let outcome = self.slot.inner.lock().outcome.take();
+        let outcome = self.slot.try_take();
         self.done |= outcome.is_some();
         outcome
     }
@@ -287,23 +260,9 @@ impl<T> Waiter<'_, T> {
     /// `None` if the deadline passed first.
     fn block(&mut self, deadline: Option<Instant>) -> Option<Result<T, MemoryError>> {
         assert!(!self.done, "a waiter waits again after it was served");
-        let mut inner = self.slot.inner.lock();
-        loop {
-            if let Some(outcome) = inner.outcome.take() {
-                self.done = true;
-                return Some(outcome);
-            }
-            inner = match deadline {
-                None => self.slot.handed.wait(inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return None;
-                    }
-                    self.slot.handed.wait_timeout(inner, left)
-                }
-            };
-        }
+        let outcome = self.slot.wait(deadline);
+        self.done |= outcome.is_some();
+        outcome
     }
 }
 
@@ -314,23 +273,9 @@ impl<T> Future for Waiter<'_, T> {
     /// If polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         assert!(!self.done, "a waiter was polled after it was served");
-        // Cloned before and dropped after the lock: wakers are the runtime's code.
-        let fresh = cx.waker().clone();
-        let (outcome, stale) = {
-            let mut inner = self.slot.inner.lock();
-            match inner.outcome.take() {
-                Some(outcome) => (Some(outcome), inner.waker.take()),
-                None => (None, inner.waker.replace(fresh)),
-            }
-        };
-        drop(stale);
-        match outcome {
-            Some(outcome) => {
-                self.done = true;
-                Poll::Ready(outcome)
-            }
-            None => Poll::Pending,
-        }
+        let outcome = self.slot.poll_take(cx);
+        self.done |= outcome.is_ready();
+        outcome
     }
 }
 
@@ -339,8 +284,7 @@ impl<T> Drop for Waiter<'_, T> {
         if self.done || self.queue.leave(self.place) {
             return;
         }
-        let outcome = self.slot.inner.lock().outcome.take();
-        if let Some(Ok(value)) = outcome {
+        if let Some(Ok(value)) = self.slot.try_take() {
             // Served and gone: the next in line gets it. With nobody in line its own Drop returns
             // it, here, where no lock is held.
             drop(self.queue.hand(value));

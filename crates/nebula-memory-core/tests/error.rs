@@ -148,6 +148,7 @@ fn a_standing_refusal_shows_the_latest_figures_and_a_frozen_one_does_not() {
     let error = MemoryError::BudgetExceeded { requested: 11, refusal: Arc::clone(&standing) };
     let details = RefusalDetails {
         charged: "root/acme/query".into(),
+        charged_bytes: Some(7),
         consumers: vec![Consumer { name: "cache".into(), used: 8, limit: 9 }],
         advice: "shrink the cache",
     };
@@ -158,7 +159,32 @@ fn a_standing_refusal_shows_the_latest_figures_and_a_frozen_one_does_not() {
     assert_eq!((frozen.path(), frozen.details()), ("root/acme", Some(&details)));
     assert_eq!(standing.details(), None);
     let message = frozen.to_string();
-    for part in ["root/acme/query", "`cache` 8 B of 9 B", "shrink the cache"] {
+    for part in ["root/acme/query", "7 B of it charged", "`cache` 8 B of 9 B", "shrink the cache"] {
+        assert!(message.contains(part), "`{part}` is missing: {message}");
+    }
+}
+
+#[test]
+fn sizes_in_messages_are_exact() {
+    let error = |requested| MemoryError::CapacityExceeded {
+        requested,
+        available: 1 << 20,
+        align: Align::ONE,
+    };
+    let message = error((1 << 20) + 1).to_string();
+    assert!(message.contains("1.0 MiB (1048577 B) requested"), "{message}");
+    assert!(message.contains(", 1.0 MiB available"), "{message}");
+    assert!(error(3 << 20).to_string().contains("3.0 MiB requested"));
+    assert!(error(0).to_string().contains("0 B requested"));
+    assert!(error(usize::MAX).to_string().contains(&format!("({} B)", usize::MAX)));
+}
+
+#[test]
+fn a_deadlock_names_the_budget_and_can_be_retried() {
+    let error = MemoryError::Deadlock { requested: 11, refusal: refusal(10, 20, 15) };
+    assert_eq!((error.code(), error.is_retryable()), ("deadlock", true));
+    let message = error.to_string();
+    for part in ["11 B waited for", "`root/acme`", "give back"] {
         assert!(message.contains(part), "`{part}` is missing: {message}");
     }
 }

@@ -64,6 +64,22 @@ fn take(log: &Mutex<Vec<String>>) -> Vec<String> {
 }
 
 #[test]
+fn a_range_of_priorities_can_be_asked_alone() {
+    let (registry, log) = (ReclaimRegistry::new(), Arc::default());
+    let mut kept: Vec<_> = [("a", 0), ("b", 5), ("c", 5), ("d", 9)]
+        .into_iter()
+        .map(|(name, priority)| named(&registry, &log, name, priority, 1))
+        .collect();
+    assert_eq!(registry.reclaim_among(1..=8, 10, HIGH).given, 2);
+    assert_eq!(take(&log), ["b:10", "c:9"]);
+    let priorities = [0, 1, 5, 6, 9, 10].map(|from| registry.next_priority(from));
+    assert_eq!(priorities, [Some(0), Some(5), Some(5), Some(9), Some(9), None]);
+    // The dead are passed over.
+    kept[3].1 = registry.register("e", 255, Weak::<Giver>::new());
+    assert_eq!(registry.next_priority(6), None);
+}
+
+#[test]
 fn lower_priorities_are_asked_first_and_equals_in_order_of_registration() {
     let (registry, log) = (ReclaimRegistry::new(), Arc::default());
     let _kept: Vec<_> = [("c", 9), ("a", 0), ("b", 5), ("b2", 5), ("z", 255), ("a2", 0)]

@@ -541,3 +541,18 @@ fn closing_ends_the_waiting_of_many_threads() {
         }
     });
 }
+
+#[test]
+fn a_slot_serves_whoever_waits_on_it() {
+    let slot = WaitSlot::new();
+    assert!(slot.try_take().is_none());
+    assert!(slot.wait(Some(Instant::now())).is_none(), "the deadline has passed");
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(slot.poll_take(&mut cx).is_pending());
+    slot.put(Ok(1));
+    slot.put(Ok(2));
+    slot.wake();
+    assert!(format!("{slot:?}").contains("true"));
+    assert!(matches!(slot.poll_take(&mut cx), Poll::Ready(Ok(2))));
+    assert!(slot.try_take().is_none());
+}

@@ -1,0 +1,120 @@
+//! Where one waiter finds what it waits for, blocking or async.
+
+use std::{
+    fmt,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use crate::{
+    MemoryError,
+    sync::{Condvar, Mutex},
+};
+
+/// The meeting place of one waiter and whoever serves it.
+///
+/// A [`WaitQueue`](crate::WaitQueue) has one for each place in line. Owners whose lines have other
+/// rules (a budget's waiters ask for different amounts) keep the line themselves, and leave the
+/// waiting to this.
+///
+/// ```
+/// use nebula_memory_core::WaitSlot;
+///
+/// let slot = WaitSlot::new();
+/// std::thread::scope(|s| {
+///     s.spawn(|| {
+///         slot.put(Ok("bytes"));
+///         slot.wake();
+///     });
+///     assert_eq!(slot.wait(None).unwrap().unwrap(), "bytes");
+/// });
+/// ```
+pub struct WaitSlot<T> {
+    inner: Mutex<Inner<T>>,
+    served: Condvar,
+}
+
+struct Inner<T> {
+    outcome: Option<Result<T, MemoryError>>,
+    waker: Option<Waker>,
+}
+
+impl<T> Default for WaitSlot<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> WaitSlot<T> {
+    /// A place where nothing has been left yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let inner = Inner { outcome: None, waker: None };
+        Self { inner: Mutex::new(inner), served: Condvar::new() }
+    }
+
+    /// Leaves the outcome. Takes no lock but its own, and runs nobody else's code, so that it may
+    /// be called under the owner's lock; [`wake`](Self::wake) has to follow, after it.
+    ///
+    /// An earlier outcome that nobody has taken is replaced (and dropped here).
+    pub fn put(&self, outcome: Result<T, MemoryError>) {
+        let older = self.inner.lock().outcome.replace(outcome);
+        drop(older);
+    }
+
+    /// Wakes the waiter. Wakers are the runtime's code: no lock may be held.
+    pub fn wake(&self) {
+        let waker = self.inner.lock().waker.take();
+        self.served.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Takes the outcome if there is one, without waiting.
+    pub fn try_take(&self) -> Option<Result<T, MemoryError>> {
+        self.inner.lock().outcome.take()
+    }
+
+    /// Blocks until there is an outcome; `None` if the deadline passes first.
+    pub fn wait(&self, deadline: Option<Instant>) -> Option<Result<T, MemoryError>> {
+        let mut inner = self.inner.lock();
+        loop {
+            if let Some(outcome) = inner.outcome.take() {
+                return Some(outcome);
+            }
+            inner = match deadline {
+                None => self.served.wait(inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    self.served.wait_timeout(inner, left)
+                }
+            };
+        }
+    }
+
+    /// Takes the outcome, or arranges for the task to be woken when there is one.
+    pub fn poll_take(&self, cx: &Context<'_>) -> Poll<Result<T, MemoryError>> {
+        // Cloned before and dropped after the lock: wakers are the runtime's code.
+        let fresh = cx.waker().clone();
+        let (outcome, stale) = {
+            let mut inner = self.inner.lock();
+            match inner.outcome.take() {
+                Some(outcome) => (Poll::Ready(outcome), inner.waker.take()),
+                None => (Poll::Pending, inner.waker.replace(fresh)),
+            }
+        };
+        drop(stale);
+        outcome
+    }
+}
+
+impl<T> fmt::Debug for WaitSlot<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let served = self.inner.lock().outcome.is_some();
+        f.debug_struct("WaitSlot").field("served", &served).finish_non_exhaustive()
+    }
+}
