@@ -5,7 +5,7 @@
 //! are dropped, after the lock is released.
 
 use nebula_memory_core::{
-    MemoryError, fence, is_reclaiming,
+    MemoryError, is_reclaiming,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -261,19 +261,10 @@ impl Node {
     /// a charge here: at `top`, and at every level in between. Returns how much came together.
     /// Under the lock. O(n) in the number of owners and of budgets that have borrowed.
     pub(crate) fn drain(self: &Arc<Self>, top: &Arc<Self>) -> usize {
-        let mut claims = vec![];
-        self.until(top).for_each(|node| node.claim_below(&mut claims));
-        let mut drained = 0;
-        if !claims.is_empty() {
-            let fenced = fence::heavy();
-            for (owner, claimed) in claims {
-                let collected = owner.settle_recall(claimed, fenced);
-                owner.node.take_back(collected);
-                owner.node.refund(collected);
-                drained += collected;
-            }
-        }
-        self.until(top).map(|node| node.gather()).sum::<usize>() + drained
+        let mut owners = vec![];
+        self.until(top).for_each(|node| node.call_owners(&mut owners));
+        let collected = Self::collect_from(&owners);
+        self.until(top).map(|node| node.gather()).sum::<usize>() + collected
     }
 
     /// This node and its ancestors, up to `top`.
@@ -283,16 +274,12 @@ impl Node {
         self.path().take_while(move |node| !std::mem::replace(&mut ended, Arc::as_ptr(node) == top))
     }
 
-    /// Begins to collect what owners hold, here and where it has been borrowed.
-    fn claim_below(&self, claims: &mut Vec<(Arc<Slack>, usize)>) {
+    /// Calls the owners who hold funds that could help here: this node's, and those of budgets that
+    /// have borrowed.
+    fn call_owners(&self, called: &mut Vec<Arc<Slack>>) {
         let family = self.family.lock();
-        for owner in &family.owners {
-            let claimed = owner.begin_recall();
-            if claimed > 0 {
-                claims.push((Arc::clone(owner), claimed));
-            }
-        }
-        family.borrowers.values().for_each(|child| child.claim_below(claims));
+        called.extend(family.owners.iter().filter(|owner| owner.call()).cloned());
+        family.borrowers.values().for_each(|child| child.call_owners(called));
     }
 
     /// Collects into this node's funds what its descendants have borrowed and not spent; returns
@@ -311,20 +298,20 @@ impl Node {
         gathered
     }
 
-    /// Asks everybody who holds funds that could come back here to send every credit on at once.
-    /// Returns whether some of them are owners: then a fence has to follow. Under the lock.
-    pub(crate) fn ask_for_credits(&self) -> bool {
-        let borrowers: Vec<_> = {
-            let family = self.family.lock();
-            family.owners.iter().for_each(|owner| owner.send_credits_on());
-            family.borrowers.values().cloned().collect()
-        };
+    /// Asks everybody who holds funds that could come back here to send every credit on at once,
+    /// and collects what is free. Under the lock.
+    pub(crate) fn ask_for_credits(self: &Arc<Self>) {
+        let mut owners = vec![];
+        self.call_owners(&mut owners);
+        self.tune_below();
+        Self::collect_from(&owners);
+        self.gather();
+    }
+
+    fn tune_below(&self) {
         self.tune_for_credits();
-        let mut owners = !self.family.lock().owners.is_empty();
-        for child in borrowers {
-            owners |= child.ask_for_credits();
-        }
-        owners
+        let borrowers: Vec<_> = self.family.lock().borrowers.values().cloned().collect();
+        borrowers.iter().for_each(|child| child.tune_below());
     }
 
     /// Notes a refusal and makes the error for it. Under the lock.
@@ -495,26 +482,23 @@ impl Node {
 
     /// Sets the largest single charge in this node and below.
     pub(crate) fn throttle(self: &Arc<Self>, largest: usize) {
-        self.tree.locked(|_| {
-            let mut claims = vec![];
-            self.throttle_locked(largest, &mut claims);
+        self.tree.locked(|locked| {
             // Owners' charges are looked at one by one from now on.
-            let fenced = !claims.is_empty() && fence::heavy();
-            for (owner, claimed) in claims {
-                let collected = owner.settle_recall(claimed, fenced);
-                owner.node.take_back(collected);
-                owner.node.refund(collected);
+            let mut called = vec![];
+            self.throttle_locked(largest, &mut called);
+            Self::collect_from(&called);
+            for owner in called {
+                owner.node.settle(locked);
             }
         });
     }
 
-    fn throttle_locked(&self, largest: usize, claims: &mut Vec<(Arc<Slack>, usize)>) {
+    fn throttle_locked(&self, largest: usize, called: &mut Vec<Arc<Slack>>) {
         self.set_largest_charge(largest);
         let family = self.family.lock();
         if largest < usize::MAX {
-            let claim = |owner: &Arc<Slack>| (Arc::clone(owner), owner.begin_recall());
-            claims.extend(family.owners.iter().map(claim).filter(|(_, claimed)| *claimed > 0));
+            called.extend(family.owners.iter().filter(|owner| owner.call()).cloned());
         }
-        family.children.values().for_each(|child| child.throttle_locked(largest, claims));
+        family.children.values().for_each(|child| child.throttle_locked(largest, called));
     }
 }

@@ -63,7 +63,7 @@ impl LocalBudget {
     /// Bytes charged through this account, and not credited through it.
     #[must_use]
     pub fn charged(&self) -> usize {
-        self.slack.charged()
+        self.slack.bytes()
     }
 
     /// The budget's names from the root, joined by `/`.
@@ -91,8 +91,9 @@ impl Account for LocalBudget {
 
     #[inline]
     fn credit(&self, bytes: usize) {
-        if !self.slack.restore(bytes) {
-            self.slack.credit_or_report(bytes);
+        let excess = self.slack.credit(bytes);
+        if excess > 0 {
+            self.slack.report(excess);
         }
     }
 
@@ -106,18 +107,14 @@ impl Account for LocalBudget {
 }
 
 impl Slack {
-    /// Credits `bytes`. What was not charged through this owner is charged to the budget, if
-    /// anywhere.
+    /// Tells of bytes that were credited and not charged.
     #[cold]
     #[inline(never)]
-    fn credit_or_report(&self, bytes: usize) {
-        let excess = self.credit_slowly(bytes);
-        if excess > 0 {
-            self.node.tree.locked(|locked| {
-                self.node.count_excess(excess);
-                locked.event(&self.node, BudgetEvent::OverCredited { excess });
-            });
-        }
+    fn report(&self, excess: usize) {
+        self.node.tree.locked(|locked| {
+            self.node.count_excess(excess);
+            locked.event(&self.node, BudgetEvent::OverCredited { excess });
+        });
     }
 }
 

@@ -69,7 +69,7 @@ impl Reservation {
     pub fn bytes(&self) -> usize {
         match &self.held {
             Held::Direct { bytes, .. } => *bytes,
-            Held::Owned(slack) => slack.charged(),
+            Held::Owned(slack) => slack.bytes(),
         }
     }
 
@@ -123,27 +123,19 @@ impl Reservation {
     #[inline]
     pub fn shrink(&mut self, fewer: usize) -> usize {
         if let Held::Owned(slack) = &self.held {
-            if slack.restore(fewer) {
-                return fewer;
-            }
+            return fewer - slack.credit(fewer);
         }
-        self.shrink_slowly(fewer)
+        self.shrink_directly(fewer)
     }
 
-    #[cold]
-    #[inline(never)]
-    fn shrink_slowly(&mut self, fewer: usize) -> usize {
-        match &mut self.held {
-            Held::Owned(slack) => fewer - slack.credit_slowly(fewer),
-            Held::Direct { bytes, changes } => {
-                let credited = fewer.min(*bytes);
-                *bytes -= credited;
-                *changes = changes.saturating_add(1);
-                self.node.credit(credited);
-                self.own_funds();
-                credited
-            }
-        }
+    fn shrink_directly(&mut self, fewer: usize) -> usize {
+        let Held::Direct { bytes, changes } = &mut self.held else { return 0 };
+        let credited = fewer.min(*bytes);
+        *bytes -= credited;
+        *changes = changes.saturating_add(1);
+        self.node.credit(credited);
+        self.own_funds();
+        credited
     }
 
     /// Gets funds of its own after a few changes, if the budget may part with them.
@@ -304,7 +296,7 @@ impl Drop for Reservation {
             Held::Direct { bytes, .. } => *bytes,
             Held::Owned(slack) => {
                 slack.close();
-                slack.charged()
+                slack.bytes()
             }
         };
         self.node.credit(bytes);

@@ -1,19 +1,20 @@
-//! Funds in the hands of one owner, who spends them without atomics' cost.
+//! Funds in the hands of one owner, who spends them without the cost of atomics.
 //!
-//! An owner works on one thread at a time. It alone writes `spent`; the tree, under its lock,
-//! writes `granted`. A charge raises `spent` and then looks whether `granted` covers it; whoever
-//! needs the funds lowers `granted` and then looks at `spent`. With a fence between the two steps on
-//! either side at least one sees the other: the owner takes its charge back and goes the slow way,
-//! or the funds stay with it. The owner's fence is free, because the collector runs it on the
-//! owner's behalf (see `nebula_memory_core::fence`). Where the system cannot do that, owners get no
-//! funds, and charge the budget directly.
+//! An owner works on one thread at a time. What it may spend it keeps in one number that it alone
+//! writes, with plain stores; after each, it looks whether the tree wants its *attention*. Whoever
+//! needs the funds (under the tree's lock) raises that flag, and then reads the number. With a fence
+//! between the two steps on either side at least one sees the other: the owner takes its charge back
+//! and goes the slow way, or the collector sees it. The owner's fence is free, because the collector
+//! runs it on the owner's behalf (see `nebula_memory_core::fence`). What the collector claims it
+//! notes beside the owner's number; the owner subtracts it when it pays attention. Where the system
+//! has no such fence, owners get no funds, and charge the budget directly.
 
 use nebula_memory_core::{
     MemoryError, fence,
     sync::{
         Arc,
         atomic::{
-            AtomicU64, AtomicUsize,
+            AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
     },
@@ -25,18 +26,24 @@ use crate::{BudgetState, node::Node, tree::Locked};
 /// that is the owner at the time; anything else would make the books wrong (though nothing worse).
 #[repr(align(64))]
 pub(crate) struct Slack {
-    /// Bytes charged out of `granted`. Written by the owner. For a moment it may be above
-    /// `granted`, while a charge finds out that its funds have been collected.
-    spent: AtomicUsize,
-    /// The funds. Changed under the tree's lock.
-    granted: AtomicUsize,
-    /// A credit that leaves less than this spent goes the slow way: to give back what has become
-    /// too much, or, at `usize::MAX`, always. Written under the tree's lock.
-    floor: AtomicUsize,
-    /// Charges that `granted` covered. Written by the owner.
+    /// Bytes that may be spent, claims included. Written by the owner. While a credit finds out
+    /// that it has to go the slow way, it may be above `funds`.
+    left: AtomicUsize,
+    /// A credit that leaves more than this goes the slow way: because it is too much to keep, or
+    /// more than was charged, or because the owner's attention is wanted. Written under the tree's
+    /// lock.
+    ceiling: AtomicUsize,
+    /// Charges go the slow way, too. Written under the tree's lock.
+    attention: AtomicBool,
+    /// Charges that `left` covered. Written by the owner.
     charges: AtomicU64,
+    /// All funds: what is left, and what is spent. Written by the owner, under the tree's lock.
+    funds: AtomicUsize,
     /// Bytes charged to the node directly. Written by the owner.
     direct: AtomicUsize,
+    /// Of `left`, what has been collected and is not the owner's any more. Written under the tree's
+    /// lock. Above zero only while `attention` is raised.
+    claimed: AtomicUsize,
     /// The size of the next grant. Written under the tree's lock.
     chunk: AtomicUsize,
     /// Where the node lists it. Written under the tree's lock.
@@ -54,148 +61,16 @@ const CHARGES_A_CHUNK: usize = 4;
 
 /// The owner's side.
 impl Slack {
-    /// Charges `bytes` if the funds at hand cover them.
-    #[inline]
-    pub(crate) fn spend(&self, bytes: usize) -> bool {
-        let spent = self.spent.load(Relaxed);
-        let Some(after) = spent.checked_add(bytes) else { return false };
-        // A charge that is not covered anyway must not hide funds from a collector.
-        if after > self.granted.load(Relaxed) {
-            return false;
-        }
-        self.spent.store(after, Relaxed);
-        fence::light();
-        if after <= self.granted.load(Acquire) {
-            self.charges.store(self.charges.load(Relaxed).wrapping_add(1), Relaxed);
-            true
-        } else {
-            self.spent.store(spent, Relaxed);
-            false
-        }
-    }
-
-    /// Charges `bytes` to the node, and takes funds along if that is worth the while.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn charge_slowly(&self, bytes: usize) -> Result<(), MemoryError> {
-        self.node.try_charge(bytes)?;
-        self.set_direct(self.direct() + bytes);
-        if bytes <= LARGEST_CHUNK / CHARGES_A_CHUNK && self.node.may_lend() {
-            self.node.tree.locked(|locked| self.top_up(bytes, locked));
-        }
-        Ok(())
-    }
-
-    /// Credits `bytes` that were charged, if they leave no more funds at hand than is good.
-    #[inline]
-    pub(crate) fn restore(&self, bytes: usize) -> bool {
-        let spent = self.spent.load(Relaxed);
-        let Some(after) = spent.checked_sub(bytes) else { return false };
-        self.spent.store(after, Relaxed);
-        fence::light();
-        if after >= self.floor.load(Acquire) {
-            true
-        } else {
-            self.spent.store(spent, Relaxed);
-            false
-        }
-    }
-
-    /// Credits `bytes` to the node, or to the funds at hand. Returns what was not charged at all.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn credit_slowly(&self, bytes: usize) -> usize {
-        let direct = bytes.min(self.direct());
-        if direct > 0 {
-            self.set_direct(self.direct() - direct);
-            self.node.credit(direct);
-        }
-        let rest = (bytes - direct).min(self.spent.load(Relaxed));
-        if rest > 0 {
-            self.node.tree.locked(|locked| {
-                self.spent.store(self.spent.load(Relaxed) - rest, Release);
-                self.give_back(locked);
-            });
-        }
-        bytes - direct - rest
-    }
-
-    /// Bytes charged through this owner.
-    #[inline]
-    pub(crate) fn charged(&self) -> usize {
-        self.spent.load(Relaxed) + self.direct()
-    }
-
-    #[inline]
-    fn direct(&self) -> usize {
-        self.direct.load(Relaxed)
-    }
-
-    fn set_direct(&self, bytes: usize) {
-        self.direct.store(bytes, Relaxed);
-    }
-
-    /// Takes over `bytes` that are charged to the node directly.
-    pub(crate) fn take_over(&self, bytes: usize) {
-        self.set_direct(self.direct() + bytes);
-    }
-
-    /// Gives up `bytes` that are charged to the node directly; see
-    /// [`charge_directly`](Self::charge_directly).
-    pub(crate) fn hand_over(&self, bytes: usize) {
-        self.set_direct(self.direct() - bytes);
-    }
-
-    /// Sees to it that, of what is charged, `bytes` are charged to the node directly.
-    pub(crate) fn charge_directly(&self, bytes: usize) {
-        let more = bytes.saturating_sub(self.direct());
-        if more == 0 {
-            return;
-        }
-        self.node.tree.locked(|_| {
-            // They stay spent, but not out of this owner's funds any more.
-            self.granted.fetch_sub(more, AcqRel);
-            self.spent.store(self.spent.load(Relaxed) - more, Release);
-            self.floor.store(usize::MAX, Release);
-            self.node.take_back(more);
-        });
-        self.set_direct(bytes);
-    }
-
-    /// Ends the ownership. All that is charged stays charged, at the node.
-    pub(crate) fn close(&self) {
-        self.node.tree.locked(|locked| {
-            let node = &self.node;
-            let gone = {
-                let mut family = node.family.lock();
-                let index = self.index.load(Relaxed);
-                let gone = family.owners.swap_remove(index);
-                if let Some(moved) = family.owners.get(index) {
-                    moved.index.store(index, Relaxed);
-                }
-                gone
-            };
-            let (granted, spent) = (self.granted.swap(0, AcqRel), self.spent.swap(0, AcqRel));
-            self.set_direct(self.direct() + spent);
-            node.hot.free.count(self.charges.load(Relaxed));
-            node.take_back(granted);
-            node.refund(granted - spent);
-            node.settle(locked);
-            drop(gone);
-        });
-    }
-}
-
-/// The tree's side, under its lock.
-impl Slack {
     /// Registers an owner.
     pub(crate) fn open(node: &Arc<Node>) -> Arc<Self> {
         let slack = Arc::new(Self {
-            spent: AtomicUsize::new(0),
-            granted: AtomicUsize::new(0),
-            floor: AtomicUsize::new(usize::MAX),
+            left: AtomicUsize::new(0),
+            ceiling: AtomicUsize::new(0),
+            attention: AtomicBool::new(false),
             charges: AtomicU64::new(0),
+            funds: AtomicUsize::new(0),
             direct: AtomicUsize::new(0),
+            claimed: AtomicUsize::new(0),
             chunk: AtomicUsize::new(FIRST_CHUNK),
             index: AtomicUsize::new(0),
             node: Arc::clone(node),
@@ -208,88 +83,243 @@ impl Slack {
         slack
     }
 
+    /// Charges `bytes` if what is left covers them.
+    #[inline]
+    pub(crate) fn spend(&self, bytes: usize) -> bool {
+        // A charge that is not covered leaves no trace, not for a moment: it would hide funds.
+        let Some(left) = self.left.load(Relaxed).checked_sub(bytes) else { return false };
+        self.left.store(left, Release);
+        fence::light();
+        if self.attention.load(Acquire) {
+            self.left.store(left + bytes, Release);
+            return false;
+        }
+        self.charges.store(self.charges.load(Relaxed).wrapping_add(1), Relaxed);
+        true
+    }
+
+    /// Charges `bytes` to the node, and takes funds along if that is worth the while.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn charge_slowly(&self, bytes: usize) -> Result<(), MemoryError> {
+        self.node.try_charge(bytes)?;
+        self.take_over(bytes);
+        if bytes <= LARGEST_CHUNK / CHARGES_A_CHUNK && self.node.may_lend() && !self.node.is_short()
+        {
+            self.node.tree.locked(|locked| self.top_up(bytes, locked));
+        }
+        Ok(())
+    }
+
+    /// Credits `bytes`. Returns how many of them had not been charged; those are ignored.
+    #[inline]
+    pub(crate) fn credit(&self, bytes: usize) -> usize {
+        if let Some(left) = self.left.load(Relaxed).checked_add(bytes) {
+            self.left.store(left, Release);
+            fence::light();
+            if left <= self.ceiling.load(Acquire) {
+                return 0;
+            }
+            return self.balance();
+        }
+        self.credit_too_much(bytes)
+    }
+
+    /// Credits what was charged of more bytes than there can be.
+    #[cold]
+    #[inline(never)]
+    fn credit_too_much(&self, bytes: usize) -> usize {
+        let charged = bytes.min(self.bytes());
+        bytes - charged + self.credit(charged)
+    }
+
+    /// Looks after a credit that left more than the ceiling. Returns what had not been charged.
+    #[cold]
+    #[inline(never)]
+    fn balance(&self) -> usize {
+        let left = self.left.load(Relaxed);
+        // More than the funds: it was charged to the node directly, if at all. No claim reaches
+        // beyond the funds, so that this much is the owner's to take away.
+        let over = left.saturating_sub(self.funds.load(Relaxed));
+        let direct = over.min(self.direct());
+        self.left.store(left - over, Release);
+        if direct > 0 {
+            self.hand_over(direct);
+            self.node.credit(direct);
+        }
+        if left - over > self.ceiling.load(Acquire) {
+            self.attend();
+        }
+        over - direct
+    }
+
+    /// Bytes charged through this owner.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.spent() + self.direct()
+    }
+
+    #[inline]
+    fn spent(&self) -> usize {
+        self.funds.load(Relaxed) - self.left.load(Relaxed)
+    }
+
+    #[inline]
+    fn direct(&self) -> usize {
+        self.direct.load(Relaxed)
+    }
+
+    /// Takes over `bytes` that are charged to the node directly.
+    pub(crate) fn take_over(&self, bytes: usize) {
+        self.direct.store(self.direct() + bytes, Relaxed);
+    }
+
+    /// Gives up `bytes` that are charged to the node directly; see
+    /// [`charge_directly`](Self::charge_directly).
+    pub(crate) fn hand_over(&self, bytes: usize) {
+        self.direct.store(self.direct() - bytes, Relaxed);
+    }
+
+    /// Sees to it that, of what is charged, `bytes` are charged to the node directly.
+    pub(crate) fn charge_directly(&self, bytes: usize) {
+        let more = bytes.saturating_sub(self.direct());
+        if more > 0 {
+            self.node.tree.locked(|_| {
+                // They stay spent, but not out of these funds any more.
+                self.funds.store(self.funds.load(Relaxed) - more, Relaxed);
+                self.node.take_back(more);
+                self.tune();
+            });
+            self.take_over(more);
+        }
+    }
+
+    /// Looks after what the tree wants, and gives back what is too much.
+    #[cold]
+    #[inline(never)]
+    fn attend(&self) {
+        self.node.tree.locked(|locked| {
+            self.hand_in_claims();
+            let wanted = self.node.is_short() || !self.node.may_lend();
+            let keep = if wanted { 0 } else { self.chunk.load(Relaxed) / 2 };
+            let surplus = self.left.load(Relaxed).saturating_sub(keep);
+            self.lower(surplus);
+            self.attention.store(wanted, Relaxed);
+            self.tune();
+            self.node.take_back(surplus);
+            self.node.refund(surplus);
+            self.node.settle(locked);
+        });
+    }
+
+    /// Gives what was claimed out of the owner's numbers. Under the lock.
+    fn hand_in_claims(&self) {
+        let claimed = self.claimed.load(Relaxed);
+        self.lower(claimed);
+        self.claimed.store(0, Relaxed);
+    }
+
+    /// Lowers the funds by `bytes` that are left. Under the lock.
+    fn lower(&self, bytes: usize) {
+        self.left.store(self.left.load(Relaxed) - bytes, Release);
+        self.funds.store(self.funds.load(Relaxed) - bytes, Relaxed);
+    }
+
+    /// Sets the ceiling: two chunks, or nothing. Under the lock.
+    fn tune(&self) {
+        // `chunk` is the next one, twice as large as the latest.
+        let two_chunks = self.chunk.load(Relaxed).min(self.funds.load(Relaxed));
+        let ceiling = if self.attention.load(Relaxed) { 0 } else { two_chunks };
+        self.ceiling.store(ceiling, Release);
+    }
+
+    /// Takes funds for charges of `bytes`. Under the lock.
+    fn top_up(&self, bytes: usize, locked: &mut Locked<'_>) {
+        let node = &self.node;
+        self.hand_in_claims();
+        if !node.may_lend() || node.is_short() {
+            return;
+        }
+        self.attention.store(false, Relaxed);
+        self.tune();
+        let owners = node.family.lock().owners.len();
+        let most = (node.capacity() / 32 / owners.max(1)).min(LARGEST_CHUNK);
+        let chunk = self.chunk.load(Relaxed).max(CHARGES_A_CHUNK * bytes);
+        // Near the limit the rest is left to those who need it at once.
+        let chunk = chunk.min(most).min(node.obtainable() / 4);
+        if chunk < bytes.max(SMALLEST_CHUNK) || node.spend_funded(chunk, locked).is_err() {
+            return;
+        }
+        node.lend(chunk);
+        self.funds.store(self.funds.load(Relaxed) + chunk, Relaxed);
+        self.left.store(self.left.load(Relaxed) + chunk, Release);
+        self.chunk.store((2 * chunk).min(2 * LARGEST_CHUNK), Relaxed);
+        self.tune();
+    }
+
+    /// Ends the ownership. All that is charged stays charged, at the node directly.
+    pub(crate) fn close(&self) {
+        self.node.tree.locked(|locked| {
+            let node = &self.node;
+            let gone = {
+                let mut family = node.family.lock();
+                let index = self.index.load(Relaxed);
+                let gone = family.owners.swap_remove(index);
+                if let Some(moved) = family.owners.get(index) {
+                    moved.index.store(index, Relaxed);
+                }
+                gone
+            };
+            self.hand_in_claims();
+            let (left, spent) = (self.left.load(Relaxed), self.spent());
+            self.lower(left);
+            self.funds.store(0, Relaxed);
+            self.take_over(spent);
+            self.attention.store(true, Relaxed);
+            self.tune();
+            node.hot.free.count(self.charges.swap(0, Relaxed));
+            node.take_back(left + spent);
+            node.refund(left);
+            node.settle(locked);
+            drop(gone);
+        });
+    }
+}
+
+/// The tree's side.
+impl Slack {
     /// What the owner could spend.
     pub(crate) fn unspent(&self) -> usize {
-        let granted = self.granted.load(Acquire);
-        granted.saturating_sub(self.spent.load(Acquire))
+        let left = self.left.load(Acquire).min(self.funds.load(Relaxed));
+        left.saturating_sub(self.claimed.load(Relaxed))
     }
 
     pub(crate) fn charges(&self) -> u64 {
         self.charges.load(Relaxed)
     }
 
-    /// Hands funds for charges of `bytes` to the owner, whose thread this is.
-    fn top_up(&self, bytes: usize, locked: &mut Locked<'_>) {
-        let node = &self.node;
-        if !node.may_lend() || node.is_short() {
-            return;
-        }
-        let owners = node.family.lock().owners.len();
-        let most = (node.capacity() / 32 / owners.max(1)).min(LARGEST_CHUNK);
-        // Near the limit the rest is left to those who need it at once.
-        let chunk = self.chunk.load(Relaxed).max(CHARGES_A_CHUNK * bytes);
-        let chunk = chunk.min(most).min(node.obtainable() / 4);
-        if chunk < bytes.max(SMALLEST_CHUNK) || node.spend_funded(chunk, locked).is_err() {
-            return;
-        }
-        node.lend(chunk);
-        self.granted.fetch_add(chunk, AcqRel);
-        self.tune(chunk);
-        self.chunk.store((2 * chunk).clamp(SMALLEST_CHUNK, LARGEST_CHUNK), Relaxed);
+    /// Raises the flag; `false` if it was raised before, and nothing is left to collect.
+    /// [`collect`](Self::collect) has to follow, after a fence. Under the lock.
+    pub(crate) fn call(&self) -> bool {
+        let called = !self.attention.swap(true, AcqRel);
+        self.tune();
+        called
     }
 
-    /// Takes all but a chunk from the owner, whose thread this is; all, where funds are short.
-    fn give_back(&self, locked: &mut Locked<'_>) {
-        let node = &self.node;
-        let keep = if node.is_short() || !node.may_lend() { 0 } else { self.last_chunk() };
-        let surplus = self.unspent().saturating_sub(keep);
-        self.granted.fetch_sub(surplus, AcqRel);
-        self.tune(keep);
-        node.take_back(surplus);
-        node.refund(surplus);
-        node.settle(locked);
-    }
-
-    /// The size of the last grant.
-    fn last_chunk(&self) -> usize {
-        self.chunk.load(Relaxed) / 2
-    }
-
-    /// Lets the owner keep two chunks, or send every credit on if `chunk` is zero.
-    fn tune(&self, chunk: usize) {
-        let granted = self.granted.load(Relaxed);
-        let floor = if chunk == 0 { usize::MAX } else { granted.saturating_sub(2 * chunk) };
-        self.floor.store(floor, Release);
-    }
-
-    /// From now on, every credit is sent on. A fence has to follow before `spent` is relied on.
-    pub(crate) fn send_credits_on(&self) {
-        self.tune(0);
-    }
-
-    /// Claims what is not spent; returns how much. [`settle_recall`](Self::settle_recall) has to
-    /// follow, after a fence.
-    pub(crate) fn begin_recall(&self) -> usize {
-        let claimed = self.unspent();
-        if claimed > 0 {
-            self.granted.fetch_sub(claimed, AcqRel);
+    /// Claims what is left, after the fence. Without a fence nothing can be. Under the lock.
+    pub(crate) fn collect(&self, fenced: bool) {
+        if fenced {
+            // From here on the owner can only come the slow way, and wait for the lock. What it is
+            // about to take back is not seen yet, and stays with it.
+            let claimed = self.unspent();
+            self.claimed.store(claimed, Relaxed);
             self.chunk.store(FIRST_CHUNK, Relaxed);
-            self.tune(0);
-        }
-        claimed
-    }
-
-    /// Leaves to the owner what it spent in the meantime, or everything if there was no fence;
-    /// returns what is left of the claim.
-    pub(crate) fn settle_recall(&self, claimed: usize, fenced: bool) -> usize {
-        let overdrawn = if fenced {
-            let granted = self.granted.load(Relaxed);
-            self.spent.load(Acquire).saturating_sub(granted).min(claimed)
+            self.node.take_back(claimed);
+            self.node.refund(claimed);
         } else {
-            claimed
-        };
-        self.granted.fetch_add(overdrawn, AcqRel);
-        claimed - overdrawn
+            self.attention.store(false, Relaxed);
+            self.tune();
+        }
     }
 }
 
@@ -301,5 +331,16 @@ impl Node {
             && self.state() != BudgetState::Released
             && self.funded() <= self.capacity()
             && fence::is_available()
+    }
+
+    /// Collects what those owners have not spent whose flags have been raised. Returns how much.
+    /// Under the lock.
+    pub(crate) fn collect_from(owners: &[Arc<Slack>]) -> usize {
+        if owners.is_empty() {
+            return 0;
+        }
+        let fenced = fence::heavy();
+        owners.iter().for_each(|owner| owner.collect(fenced));
+        owners.iter().map(|owner| owner.claimed.load(Relaxed)).sum()
     }
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use nebula_memory_core::{
-    Charge, MemoryError, WaitSlot, fence, is_reclaiming,
+    Charge, MemoryError, WaitSlot, is_reclaiming,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -145,11 +145,7 @@ impl Node {
     /// been credited before is collected. Under the lock.
     fn wait_here(self: &Arc<Self>) {
         self.waiting.fetch_add(1, Relaxed);
-        if self.ask_for_credits() {
-            // Without the fence there are no funds in owners' hands.
-            let _ = fence::heavy();
-        }
-        self.drain(self);
+        self.ask_for_credits();
     }
 
     /// Serves those who wait here, in their order, as far as funds go. Under the lock.
