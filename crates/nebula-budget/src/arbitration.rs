@@ -393,7 +393,8 @@ impl Node {
         let (free, surplus) = (self.free(), self.surplus());
         let released = self.state() == BudgetState::Released;
         let given = if released || self.is_short() {
-            surplus
+            // Also what is credited between these lines.
+            usize::MAX
         } else if free > 2 * self.chunk() {
             // A chunk is kept against the next charge, once two are free.
             surplus.min(free - self.chunk()).max(surplus.min(excess))

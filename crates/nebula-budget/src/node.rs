@@ -339,7 +339,7 @@ impl Node {
             self.store_guaranteed(0);
         }
         self.state.store(state as u8, Release);
-        self.tune();
+        self.tune_for_credits();
     }
 
     pub(crate) fn store_enforcement(&self, enforcement: Enforcement) {

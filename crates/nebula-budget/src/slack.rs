@@ -102,6 +102,9 @@ impl Slack {
     #[cold]
     #[inline(never)]
     pub(crate) fn charge_slowly(&self, bytes: usize) -> Result<(), MemoryError> {
+        if self.attention.load(Acquire) && self.left.load(Relaxed) > 0 && self.spend_rest(bytes) {
+            return Ok(());
+        }
         self.node.try_charge(bytes)?;
         self.take_over(bytes);
         if bytes <= LARGEST_CHUNK / CHARGES_A_CHUNK && self.node.may_lend() && !self.node.is_short()
@@ -109,6 +112,22 @@ impl Slack {
             self.node.tree.locked(|locked| self.top_up(bytes, locked));
         }
         Ok(())
+    }
+
+    /// Charges `bytes` out of what nobody has claimed; gives it back if it is less.
+    fn spend_rest(&self, bytes: usize) -> bool {
+        self.node.tree.locked(|locked| {
+            self.hand_in_claims();
+            let left = self.left.load(Relaxed);
+            let spent = bytes <= left;
+            if spent {
+                self.left.store(left - bytes, Release);
+                self.charges.store(self.charges.load(Relaxed).wrapping_add(1), Relaxed);
+            } else {
+                self.give_back(left, locked);
+            }
+            spent
+        })
     }
 
     /// Credits `bytes`. Returns how many of them had not been charged; those are ignored.
@@ -203,13 +222,18 @@ impl Slack {
             let wanted = self.node.is_short() || !self.node.may_lend();
             let keep = if wanted { 0 } else { self.chunk.load(Relaxed) / 2 };
             let surplus = self.left.load(Relaxed).saturating_sub(keep);
-            self.lower(surplus);
             self.attention.store(wanted, Relaxed);
-            self.tune();
-            self.node.take_back(surplus);
-            self.node.refund(surplus);
-            self.node.settle(locked);
+            self.give_back(surplus, locked);
         });
+    }
+
+    /// Gives `bytes` of what is left back to the node. Under the lock.
+    fn give_back(&self, bytes: usize, locked: &mut Locked<'_>) {
+        self.lower(bytes);
+        self.tune();
+        self.node.take_back(bytes);
+        self.node.refund(bytes);
+        self.node.settle(locked);
     }
 
     /// Gives what was claimed out of the owner's numbers. Under the lock.
@@ -298,27 +322,31 @@ impl Slack {
         self.charges.load(Relaxed)
     }
 
-    /// Raises the flag; `false` if it was raised before, and nothing is left to collect.
+    /// Raises the flag. `false` if it was raised before and nothing is left to collect.
     /// [`collect`](Self::collect) has to follow, after a fence. Under the lock.
     pub(crate) fn call(&self) -> bool {
         let called = !self.attention.swap(true, AcqRel);
         self.tune();
-        called
+        called || self.unspent() > 0
     }
 
-    /// Claims what is left, after the fence. Without a fence nothing can be. Under the lock.
-    pub(crate) fn collect(&self, fenced: bool) {
+    /// Claims what is left, after the fence, and returns how much. Without a fence nothing can be.
+    /// Under the lock.
+    pub(crate) fn collect(&self, fenced: bool) -> usize {
         if fenced {
             // From here on the owner can only come the slow way, and wait for the lock. What it is
             // about to take back is not seen yet, and stays with it.
-            let claimed = self.unspent();
-            self.claimed.store(claimed, Relaxed);
+            let more = self.unspent();
+            self.claimed.store(self.claimed.load(Relaxed) + more, Relaxed);
             self.chunk.store(FIRST_CHUNK, Relaxed);
-            self.node.take_back(claimed);
-            self.node.refund(claimed);
+            self.node.take_back(more);
+            self.node.refund(more);
+            more
         } else {
-            self.attention.store(false, Relaxed);
+            // Claims may be there from before.
+            self.attention.store(self.claimed.load(Relaxed) > 0, Relaxed);
             self.tune();
+            0
         }
     }
 }
@@ -340,7 +368,6 @@ impl Node {
             return 0;
         }
         let fenced = fence::heavy();
-        owners.iter().for_each(|owner| owner.collect(fenced));
-        owners.iter().map(|owner| owner.claimed.load(Relaxed)).sum()
+        owners.iter().map(|owner| owner.collect(fenced)).sum()
     }
 }

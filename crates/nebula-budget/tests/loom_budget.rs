@@ -1,17 +1,40 @@
-//! Models of the races that matter: charges against a limit, borrowing and draining, and credits
-//! that meet a release. Built with `--cfg nebula_loom` only.
+//! Models of the races that matter: charges against a limit, borrowing and draining, funds of local
+//! accounts that are collected while they are spent, credits that meet a release or a waiter. Built
+//! with `--cfg nebula_loom` only.
 #![cfg(nebula_loom)]
 
-use std::sync::Arc;
+use std::{
+    future::Future,
+    sync::Arc,
+    task::{Context, Waker},
+};
 
 use loom::thread;
-use nebula_budget::{Account, BudgetConfig, MemoryBudget};
+use nebula_budget::{Account, BudgetConfig, LocalBudget, MemoryBudget};
+use nebula_memory_core::Throttle;
 
 /// Explores all interleavings with at most four preemptions.
 fn model(body: impl Fn() + Sync + Send + 'static) {
+    bounded(4, body);
+}
+
+fn bounded(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(4);
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 20_000;
     builder.check(body);
+}
+
+/// Large enough for local accounts to get funds: 256 bytes to begin with.
+const CAPACITY: usize = 8192;
+
+/// A local account with 8 bytes charged, and 256 at hand.
+fn local_with_funds(budget: &MemoryBudget) -> LocalBudget {
+    let local = budget.local();
+    local.try_charge(8).unwrap();
+    let (committed, used) = (budget.committed(), budget.used());
+    assert_eq!((committed, used), (8 + 256, 8));
+    local
 }
 
 fn borrower(parent: &MemoryBudget, name: &str) -> MemoryBudget {
@@ -74,6 +97,21 @@ fn a_credit_that_meets_a_release_reaches_the_parent() {
 }
 
 #[test]
+fn a_credit_that_meets_the_release_of_a_full_budget_reaches_the_parent() {
+    model(|| {
+        let root = MemoryBudget::root("root", 100).unwrap();
+        let child = root.child("child", 40).unwrap();
+        child.try_charge(40).unwrap();
+        let account = child.account();
+        let other = thread::spawn(move || account.credit(40));
+        drop(child);
+        other.join().unwrap();
+        assert_eq!((root.used(), root.committed()), (0, 0));
+        assert!(root.snapshot().children.is_empty());
+    });
+}
+
+#[test]
 fn a_charge_that_meets_a_release_is_granted_or_refused_but_not_lost() {
     model(|| {
         let root = MemoryBudget::root("root", 100).unwrap();
@@ -89,5 +127,160 @@ fn a_charge_that_meets_a_release_is_granted_or_refused_but_not_lost() {
         assert_eq!(root.committed(), if granted { 21 } else { 1 });
         account.credit(if granted { 21 } else { 1 });
         assert_eq!(root.committed(), 0);
+    });
+}
+
+#[test]
+fn funds_are_spent_by_their_owner_or_by_their_collector_but_not_by_both() {
+    model(|| {
+        let root = MemoryBudget::root("root", CAPACITY).unwrap();
+        let local = local_with_funds(&root);
+        let owner = thread::spawn(move || {
+            let charged = local.try_charge(64).is_ok();
+            (local, charged)
+        });
+        // Needs all that is not charged.
+        let mine = root.try_charge(CAPACITY - 8).is_ok();
+        let (local, theirs) = owner.join().unwrap();
+        assert!(mine != theirs, "exactly one of the two fits");
+        assert_eq!(root.used(), if mine { CAPACITY } else { 8 + 64 });
+        local.credit(if mine { 8 } else { 8 + 64 });
+        drop(local);
+        root.credit(if mine { CAPACITY - 8 } else { 0 });
+        assert_eq!((root.used(), root.committed()), (0, 0));
+    });
+}
+
+#[test]
+fn what_an_owner_does_not_need_is_there_for_others() {
+    bounded(3, || {
+        let root = MemoryBudget::root("root", CAPACITY).unwrap();
+        let local = local_with_funds(&root);
+        let owner = thread::spawn(move || {
+            local.try_charge(64).unwrap();
+            local.credit(64);
+            local.try_charge(64).unwrap();
+            local
+        });
+        // There is room for both, but not for the owner's unspent funds.
+        root.try_charge(CAPACITY - 8 - 64).unwrap();
+        let local = owner.join().unwrap();
+        assert_eq!((root.used(), local.charged()), (CAPACITY, 8 + 64));
+        root.credit(CAPACITY - 8 - 64);
+        local.credit(64 + 8);
+        drop(local);
+        assert_eq!((root.used(), root.committed()), (0, 0));
+    });
+}
+
+#[test]
+fn an_owner_below_a_borrower_is_found_too() {
+    bounded(3, || {
+        let root = MemoryBudget::root("root", CAPACITY).unwrap();
+        let tenant = borrower(&root, "tenant");
+        let local = local_with_funds(&tenant);
+        let owner = thread::spawn(move || {
+            local.credit(8);
+            drop(local);
+        });
+        root.try_charge(CAPACITY - 8).unwrap();
+        owner.join().unwrap();
+        assert_eq!((root.used(), tenant.used()), (CAPACITY - 8, 0));
+        root.credit(CAPACITY - 8);
+        assert_eq!(root.used(), 0);
+        drop(tenant);
+        assert_eq!((root.used(), root.committed()), (0, 0));
+    });
+}
+
+#[test]
+fn an_owners_credit_reaches_who_waits() {
+    bounded(3, || {
+        let root = MemoryBudget::root("root", CAPACITY).unwrap();
+        let local = local_with_funds(&root);
+        let owner = thread::spawn(move || {
+            local.credit(8);
+            local
+        });
+        // Not there before that credit. A lost wake-up would be a deadlock.
+        let all = root.reserve(CAPACITY).wait().unwrap();
+        assert_eq!(all.bytes(), CAPACITY);
+        drop((all, owner.join().unwrap()));
+        assert_eq!((root.used(), root.committed()), (0, 0));
+    });
+}
+
+#[test]
+fn a_credit_below_reaches_who_waits_above() {
+    bounded(3, || {
+        let root = MemoryBudget::root("root", 100).unwrap();
+        let (a, b) = (borrower(&root, "a"), borrower(&root, "b"));
+        a.try_charge(60).unwrap();
+        let other = {
+            let a = a.clone();
+            thread::spawn(move || a.credit(60))
+        };
+        let part = b.reserve(90).wait().unwrap();
+        other.join().unwrap();
+        assert_eq!((root.used(), part.bytes()), (90, 90));
+        drop(part);
+        assert_eq!(root.used(), 0);
+    });
+}
+
+#[test]
+fn who_gives_up_waiting_passes_on_what_it_was_handed() {
+    bounded(2, || {
+        let root = MemoryBudget::root("root", 100).unwrap();
+        let held = root.try_reserve(80).unwrap();
+        // In line before the second one, and gone at any moment.
+        let mut first = Box::pin(root.reserve(50));
+        assert!(first.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let leaver = thread::spawn(move || drop(first));
+        let creditor = thread::spawn(move || drop(held));
+        let second = root.reserve(60).wait().unwrap();
+        leaver.join().unwrap();
+        creditor.join().unwrap();
+        assert_eq!((root.used(), second.bytes()), (60, 60));
+    });
+}
+
+#[test]
+fn a_release_ends_a_local_accounts_charges() {
+    bounded(3, || {
+        let root = MemoryBudget::root("root", 2 * CAPACITY).unwrap();
+        let tenant = root.child("tenant", CAPACITY).unwrap();
+        let local = local_with_funds(&tenant);
+        let owner = thread::spawn(move || {
+            let charged = local.try_charge(64).is_ok();
+            (local, charged)
+        });
+        let leak = tenant.release().unwrap().expect("at least 8 bytes are charged");
+        let (local, charged) = owner.join().unwrap();
+        let bytes = if charged { 8 + 64 } else { 8 };
+        assert_eq!((root.committed(), leak.bytes), (bytes, bytes));
+        assert!(local.try_charge(1).is_err());
+        local.credit(bytes);
+        drop(local);
+        assert_eq!((root.used(), root.committed()), (0, 0));
+    });
+}
+
+#[test]
+fn a_throttle_is_not_passed_by_unspent_funds() {
+    bounded(3, || {
+        let root = MemoryBudget::root("root", CAPACITY).unwrap();
+        let local = local_with_funds(&root);
+        let owner = thread::spawn(move || {
+            let before = local.try_charge(64).is_ok();
+            (local, before)
+        });
+        root.limit_single_charges(Some(10));
+        let (local, before) = owner.join().unwrap();
+        assert!(local.try_charge(64).is_err());
+        local.try_charge(10).unwrap();
+        local.credit(if before { 8 + 64 + 10 } else { 8 + 10 });
+        drop(local);
+        assert_eq!((root.used(), root.committed()), (0, 0));
     });
 }
