@@ -119,42 +119,78 @@ impl Contender {
         work: impl Fn(&S, Thread) + Sync + 'static,
     ) -> Self {
         assert!(threads > 0, "{name}: no threads");
-        let run = move |iterations: u64| {
+        let run = move |iterations| {
             let state = setup();
-            if threads == 1 {
-                let watch = Stopwatch::start();
-                work(&state, Thread { index: 0, iterations });
-                return watch.elapsed();
-            }
-            let each = iterations.div_ceil(threads as u64);
-            let barrier = Barrier::new(threads);
-            let spans: Vec<(Instant, Instant)> = thread::scope(|scope| {
-                let handles: Vec<_> = (0..threads)
-                    .map(|index| {
-                        let (state, work, barrier) = (&state, &work, &barrier);
-                        scope.spawn(move || {
-                            barrier.wait();
-                            let start = Instant::now();
-                            work(state, Thread { index, iterations: each });
-                            (start, Instant::now())
-                        })
-                    })
-                    .collect();
-                handles
-                    .into_iter()
-                    .map(|handle| {
-                        handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                    })
-                    .collect()
-            });
-            let start = spans.iter().map(|span| span.0).min();
-            let end = spans.iter().map(|span| span.1).max();
-            let wall = start.zip(end).map_or(Duration::ZERO, |(start, end)| end - start);
-            // More than asked for was done where the threads don't divide the iterations.
-            wall.mul_f64(iterations as f64 / (each * threads as u64) as f64)
+            together(vec![&state; threads], iterations, |state, thread| work(state, thread))
         };
         Self { name, threads, run: Box::new(run) }
     }
+
+    /// As [`threads`](Self::threads), with a state for each thread instead of one that they share:
+    /// for what is changed through `&mut`, or must not be used by two threads at once.
+    ///
+    /// `setup` is told the number of threads and makes as many states, on the thread that prepares;
+    /// each is then moved to the stack of the thread that works with it, so that two of them never
+    /// meet in a cache line because of where they were made. Dropping them is not timed.
+    ///
+    /// # Panics
+    /// If `threads` is zero; when it runs, if there are not as many states as threads, or if `work`
+    /// panics.
+    pub fn owned<S: Send>(
+        name: &'static str,
+        threads: usize,
+        setup: impl Fn(usize) -> Vec<S> + 'static,
+        work: impl Fn(&mut S, Thread) + Sync + 'static,
+    ) -> Self {
+        assert!(threads > 0, "{name}: no threads");
+        let run = move |iterations| {
+            let states = setup(threads);
+            assert_eq!(states.len(), threads, "{name}: a state for each thread");
+            together(states, iterations, &work)
+        };
+        Self { name, threads, run: Box::new(run) }
+    }
+}
+
+/// The time of that many iterations, divided among threads that start at once, one for each state.
+fn together<S: Send>(
+    mut states: Vec<S>,
+    iterations: u64,
+    work: impl Fn(&mut S, Thread) + Sync,
+) -> Duration {
+    if states.len() == 1 {
+        let mut state = states.remove(0);
+        let watch = Stopwatch::start();
+        work(&mut state, Thread { index: 0, iterations });
+        return watch.elapsed();
+    }
+    let threads = states.len();
+    let each = iterations.div_ceil(threads as u64);
+    let barrier = Barrier::new(threads);
+    let spans: Vec<(Instant, Instant)> = thread::scope(|scope| {
+        let handles: Vec<_> = states
+            .into_iter()
+            .enumerate()
+            .map(|(index, mut state)| {
+                let (work, barrier) = (&work, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    let start = Instant::now();
+                    work(&mut state, Thread { index, iterations: each });
+                    (start, Instant::now())
+                })
+            })
+            .collect();
+        handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let start = spans.iter().map(|span| span.0).min();
+    let end = spans.iter().map(|span| span.1).max();
+    let wall = start.zip(end).map_or(Duration::ZERO, |(start, end)| end - start);
+    // More than asked for was done where the threads don't divide the iterations.
+    wall.mul_f64(iterations as f64 / (each * threads as u64) as f64)
 }
 
 #[cfg(test)]
@@ -228,5 +264,38 @@ mod tests {
         );
         let _ = (contender.run)(10);
         assert_eq!(calls.load(Relaxed), 12);
+    }
+
+    #[test]
+    fn threads_own_their_states() {
+        // Not to be shared by threads, which the type says.
+        let (calls, states) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (seen, made) = (Arc::clone(&calls), Arc::clone(&states));
+        let contender = Contender::owned(
+            "x",
+            3,
+            move |threads| {
+                made.fetch_add(threads as u64, Relaxed);
+                vec![std::cell::Cell::new(0_u64); threads]
+            },
+            move |state, thread| {
+                *state.get_mut() += thread.iterations;
+                seen.fetch_add(state.get(), Relaxed);
+            },
+        );
+        let _ = (contender.run)(10);
+        assert_eq!((calls.load(Relaxed), states.load(Relaxed)), (12, 3));
+    }
+
+    #[test]
+    fn one_thread_works_where_it_is_called() {
+        let here = thread::current().id();
+        let contender = Contender::owned(
+            "x",
+            1,
+            |threads| vec![(); threads],
+            move |(), thread| assert_eq!((thread::current().id(), thread.iterations), (here, 10)),
+        );
+        let _ = (contender.run)(10);
     }
 }

@@ -1,11 +1,13 @@
 //! Ours and the peers on the same work, in one run.
 //!
 //! An *area* is a file in `src/areas` with one function, `cases() -> Vec<Case>`. A [`Case`] is one
-//! piece of work; a [`Contender`] is one way to do it, ours or a peer's. Two programs run them:
+//! piece of work; a [`Contender`] is one way to do it, ours or a peer's. Where memory matters, the
+//! area has [`Footprint`]s as well: what is to be weighed. Three programs run them:
 //! - `benches/areas.rs` measures time with criterion;
-//! - `src/bin/instructions.rs` runs one contender so that callgrind can count its instructions.
+//! - `src/bin/instructions.rs` runs one contender so that callgrind can count its instructions;
+//! - `src/bin/footprint.rs` counts the bytes that footprints take.
 //!
-//! `cargo xtask bench AREA` runs both and prints the table. How to read it, and what in it is
+//! `cargo xtask bench AREA` runs them all and prints the table. How to read it, and what in it is
 //! noise, is in `docs/BENCHMARKS.md`.
 //!
 //! # Adding an area
@@ -47,12 +49,14 @@
 pub mod areas;
 mod clock;
 mod contender;
+mod footprint;
 
 use std::fmt;
 
 pub use {
     clock::Stopwatch,
     contender::{Contender, Thread, kept, repeat},
+    footprint::{CountingSystem, Footprint, Live, Maker},
 };
 
 /// A file of `src/areas`: benchmarks of one crate or one question.
@@ -64,13 +68,21 @@ pub struct Area {
     pub about: &'static str,
     /// Makes the cases.
     pub cases: fn() -> Vec<Case>,
+    /// Makes what is to be weighed.
+    pub footprints: fn() -> Vec<Footprint>,
 }
 
 impl Area {
     /// The area `name`, whose cases `cases` makes.
     #[must_use]
     pub const fn new(name: &'static str, about: &'static str, cases: fn() -> Vec<Case>) -> Self {
-        Self { name, about, cases }
+        Self { name, about, cases, footprints: Vec::new }
+    }
+
+    /// The same area, with things that are weighed.
+    #[must_use]
+    pub const fn footprints(self, footprints: fn() -> Vec<Footprint>) -> Self {
+        Self { footprints, ..self }
     }
 }
 
@@ -147,6 +159,29 @@ mod tests {
                 assert!(!case.unit.is_empty() && !case.unit.contains(['\t', '\n']));
                 for name in [area.name, case.name].into_iter().chain(contenders) {
                     assert!(!name.is_empty() && !name.contains(['\t', '\n', '/']), "{name:?}");
+                }
+            }
+            for footprint in (area.footprints)() {
+                assert!(names.insert(footprint.name), "{}: two {}", area.name, footprint.name);
+                let mut makers = HashSet::new();
+                for maker in footprint.makers() {
+                    assert!(makers.insert(maker.name), "{}: {}", footprint.name, maker.name);
+                }
+                for text in [footprint.name, footprint.unit].into_iter().chain(makers) {
+                    assert!(!text.is_empty() && !text.contains(['\t', '\n']), "{text:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn everything_can_be_weighed() {
+        for area in AREAS {
+            for footprint in (area.footprints)() {
+                for maker in footprint.makers() {
+                    // Nothing is counted here, so that only what is no heap is seen.
+                    let bytes = (maker.weigh)(&|| 0);
+                    assert!(bytes > 0.0 && bytes.fract() == 0.0, "{}: {bytes}", footprint.name);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: builds the benches, runs an area, prints the table.
 
 mod criterion;
+mod footprint;
 mod instructions;
 mod report;
 
@@ -11,9 +12,10 @@ use crate::{Result, artifacts, process::Cmd, workspace::Workspace};
 /// Compare ours and the peers on the same work, in one run.
 ///
 /// Builds `benches/` with fat LTO, measures every contender of the area with criterion, counts
-/// instructions under callgrind where valgrind is installed (cases of one thread), and prints ours,
-/// each peer, and the ratio to the best peer: below 1, ours is better. Times are noisy, instructions
-/// are not: see docs/BENCHMARKS.md. Without AREA, lists the areas.
+/// instructions under callgrind where valgrind is installed (cases of one thread), weighs what the
+/// area has to weigh, and prints ours, each peer, and the ratio to the best peer: below 1, ours is
+/// better. Times are noisy, instructions and bytes are not: see docs/BENCHMARKS.md. Without AREA,
+/// lists the areas.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to run, such as `core`.
@@ -58,6 +60,7 @@ struct Row {
 #[derive(Debug)]
 struct Programs {
     areas: PathBuf,
+    footprint: PathBuf,
     instructions: PathBuf,
 }
 
@@ -68,28 +71,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let programs = build(&workspace, args)?;
     let all = parse_list(&Cmd::new(&programs.instructions).output()?)?;
-    let lines: Vec<Line> = all
-        .iter()
-        .filter(|line| line.area == *area)
-        .filter(|line| args.case.as_ref().is_none_or(|text| line.case.contains(text)))
-        .cloned()
-        .collect();
-    if lines.is_empty() {
+    if !all.iter().any(|line| line.area == *area) {
         let mut areas: Vec<&str> = all.iter().map(|line| line.area.as_str()).collect();
         areas.dedup();
-        return Err(match &args.case {
-            Some(text) if areas.contains(&area.as_str()) => {
-                format!("area {area} has no case with {text:?} in its name")
-            }
-            _ => format!("there is no area {area}; there are: {}", areas.join(", ")),
-        }
-        .into());
+        return Err(format!("there is no area {area}; there are: {}", areas.join(", ")).into());
     }
-    let times = criterion::measure(&workspace, &programs, &lines, args.quick)?;
-    report::print(&times, args.json);
-    match instructions::count(&programs, &lines, &times)? {
-        instructions::Counted::Rows(rows) => report::print(&rows, args.json),
-        instructions::Counted::Skipped(why) => eprintln!("instructions: skipped: {why}"),
+    let wanted = |case: &str| args.case.as_ref().is_none_or(|text| case.contains(text));
+    let lines: Vec<Line> =
+        all.into_iter().filter(|line| line.area == *area && wanted(&line.case)).collect();
+    let mut weights = footprint::weigh(&programs, area)?;
+    weights.retain(|row| wanted(&row.case));
+    if lines.is_empty() && weights.is_empty() {
+        let text = args.case.as_deref().unwrap_or_default();
+        return Err(format!("area {area} has no case with {text:?} in its name").into());
+    }
+    if !lines.is_empty() {
+        let times = criterion::measure(&workspace, &programs, &lines, args.quick)?;
+        report::print(&times, args.json);
+        match instructions::count(&programs, &lines, &times)? {
+            instructions::Counted::Rows(rows) => report::print(&rows, args.json),
+            instructions::Counted::Skipped(why) => eprintln!("instructions: skipped: {why}"),
+        }
+    }
+    if !weights.is_empty() {
+        report::print(&weights, args.json);
     }
     Ok(())
 }
@@ -112,7 +117,7 @@ fn build(workspace: &Workspace, args: &Args) -> Result<Programs> {
     let mut cmd = Cmd::cargo()
         .dir(workspace.root())
         .args(["build", "--profile", "bench", "--package", "nebula-benches"])
-        .args(["--bench", "areas", "--bin", "instructions"]);
+        .args(["--bench", "areas", "--bin", "footprint", "--bin", "instructions"]);
     if let Some(features) = &args.features {
         cmd = cmd.args(["--features", features]);
     }
@@ -121,7 +126,11 @@ fn build(workspace: &Workspace, args: &Args) -> Result<Programs> {
         let program = programs.iter().find(|program| program.target == name);
         program.map(|p| p.executable.clone()).ok_or(format!("cargo built no program {name}"))
     };
-    Ok(Programs { areas: executable("areas")?, instructions: executable("instructions")? })
+    Ok(Programs {
+        areas: executable("areas")?,
+        footprint: executable("footprint")?,
+        instructions: executable("instructions")?,
+    })
 }
 
 fn parse_list(text: &str) -> Result<Vec<Line>> {

@@ -1,185 +1,221 @@
-//! `nebula-budget` beside the plain way to build the same: a tree of atomics, each charge going up
-//! to the root by compare-and-swap, with a roll-back where a level refuses. Both keep hard limits
-//! exactly. Nothing is guaranteed to a child, so that ours has to borrow from its parents, too.
+//! `nebula-budget` beside a plain tree of atomics and, with the feature `datafusion`, beside
+//! DataFusion's memory pools.
+//!
+//! Ours and the plain tree keep a hard limit exactly at every level; nothing is guaranteed to a
+//! leaf, so that ours has to borrow from its parents, too. DataFusion's pools have no levels:
+//! whatever the depth in a case's name, theirs is one pool with a reservation for each leaf, which
+//! is to their advantage.
 
-use std::{
-    hint::black_box,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
+#[cfg(feature = "datafusion")]
+mod datafusion;
+mod ours;
+mod plain;
 
-use nebula_budget::{BudgetAccount, BudgetConfig, MemoryBudget};
-use nebula_memory_core::{Account, ByteSize};
+use std::hint::black_box;
 
-use crate::{Case, Contender, Thread, repeat};
+use crate::{Case, Contender, Footprint, Maker, repeat};
 
 const BYTES: usize = 64;
-const CAPACITY: usize = 1 << 30;
+/// Of the root, and of everything below it: the limit is checked, and never in the way.
+const CAPACITY: usize = 1 << 40;
 
-/// A level of the plain tree.
-struct Level {
-    used: AtomicUsize,
-    parent: Option<Arc<Self>>,
+/// Which budgets a case is about.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// Levels of the tree; a root is the only leaf of a tree of one level.
+    depth: usize,
+    /// Leaves, all below one parent.
+    leaves: usize,
+    /// Threads, among which the leaves are divided.
+    threads: usize,
 }
 
-impl Level {
-    fn new(parent: Option<Arc<Self>>) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), parent })
+impl Shape {
+    /// One thread on one leaf.
+    const fn alone(depth: usize) -> Self {
+        Self { depth, leaves: 1, threads: 1 }
     }
 
-    fn levels(&self) -> impl Iterator<Item = &Self> {
-        std::iter::successors(Some(self), |level| level.parent.as_deref())
-    }
+    /// A leaf for each of two threads.
+    const SIBLINGS: Self = Self { depth: 4, leaves: 2, threads: 2 };
 
-    fn try_charge(&self, bytes: usize) -> Result<(), usize> {
-        for (charged, level) in self.levels().enumerate() {
-            let sum = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= CAPACITY);
-            if let Err(used) = level.used.fetch_update(Relaxed, Relaxed, sum) {
-                for level in self.levels().take(charged) {
-                    level.used.fetch_sub(bytes, Relaxed);
-                }
-                return Err(CAPACITY - used);
-            }
-        }
-        Ok(())
-    }
-
-    fn credit(&self, bytes: usize) {
-        for level in self.levels() {
-            level.used.fetch_sub(bytes, Relaxed);
-        }
-    }
+    /// One leaf for two threads.
+    const SAME: Self = Self { depth: 4, leaves: 1, threads: 2 };
 }
 
-/// A leaf of our tree. A budget closes when its last handle goes, so that one is kept.
-struct Leaf {
-    account: BudgetAccount,
-    _budget: MemoryBudget,
+/// A thread's way to charge a leaf.
+trait Books: Send + Sized + 'static {
+    const NAME: &'static str;
+    /// Makes the tree, and on it the books of each thread.
+    fn open(shape: Shape) -> Vec<Self>;
+    fn charge(&mut self, bytes: usize);
+    fn credit(&mut self, bytes: usize);
 }
 
-/// What the cases do with a leaf.
-trait Charged: Sync {
-    fn charge(&self, bytes: usize);
-    fn credit(&self, bytes: usize);
+/// What is done with books.
+trait Work: 'static {
+    const UNIT: &'static str;
+    fn once(books: &mut impl Books);
+}
+
+/// Charges, and credits at once.
+struct Pair;
+
+impl Work for Pair {
+    const UNIT: &'static str = "ns/pair";
 
     #[inline(always)]
-    fn pair(&self) {
+    fn once(books: &mut impl Books) {
         let bytes = black_box(BYTES);
-        self.charge(bytes);
-        self.credit(bytes);
+        books.charge(bytes);
+        books.credit(bytes);
     }
 }
 
-impl Charged for Leaf {
-    #[inline(always)]
-    fn charge(&self, bytes: usize) {
-        self.account.try_charge(bytes).expect("far from the limit");
-    }
+/// Charges more than a leaf borrows at a time, then credits all of it.
+struct FillAndEmpty;
 
-    #[inline(always)]
-    fn credit(&self, bytes: usize) {
-        self.account.credit(bytes);
+impl Work for FillAndEmpty {
+    const UNIT: &'static str = "ns/10000 pairs";
+
+    fn once(books: &mut impl Books) {
+        for _ in 0..10_000 {
+            books.charge(black_box(BYTES));
+        }
+        for _ in 0..10_000 {
+            books.credit(black_box(BYTES));
+        }
     }
 }
 
-impl Charged for Arc<Level> {
-    #[inline(always)]
-    fn charge(&self, bytes: usize) {
-        self.try_charge(bytes).expect("far from the limit");
-    }
+fn contender<W: Work, B: Books>(shape: Shape) -> Contender {
+    let open = move |_| B::open(shape);
+    Contender::owned(B::NAME, shape.threads, open, |books, thread| {
+        repeat(thread.iterations, || W::once(books));
+    })
+}
 
-    #[inline(always)]
-    fn credit(&self, bytes: usize) {
-        Level::credit(self, bytes);
+/// The same work on the same shape, by all.
+fn case<W: Work, Ours: Books, Plain: Books>(name: &'static str, shape: Shape) -> Case {
+    let case = Case::new(name, contender::<W, Ours>(shape)).unit(W::UNIT);
+    let case = case.peer(contender::<W, Plain>(shape));
+    #[cfg(feature = "datafusion")]
+    let case = datafusion::contenders::<W>(shape).into_iter().fold(case, Case::peer);
+    case
+}
+
+/// On a budget that anybody may charge.
+fn shared<W: Work>(name: &'static str, shape: Shape) -> Case {
+    case::<W, ours::Shared, plain::Shared>(name, shape)
+}
+
+/// On a reservation, which knows its size and has one owner.
+fn reserved(name: &'static str, shape: Shape) -> Case {
+    case::<Pair, ours::Reserved, plain::Reserved>(name, shape)
+}
+
+/// On a thread's own account of a budget. The peers have nothing of the kind: their reservations are
+/// used by one thread, too.
+fn local(name: &'static str, shape: Shape) -> Case {
+    case::<Pair, ours::Local, plain::Reserved>(name, shape)
+}
+
+/// What a second thread on a leaf of its own gains over one thread: the ratio is 0.5 where the two
+/// don't disturb each other, and 1 where the second one is of no use.
+fn scaling<B: Books>(name: &'static str) -> Case {
+    let alone = contender::<Pair, B>(Shape { threads: 1, ..Shape::SIBLINGS });
+    let alone = Contender { name: "ours, 1 thread", ..alone };
+    Case::new(name, contender::<Pair, B>(Shape::SIBLINGS)).unit(Pair::UNIT).peer(alone)
+}
+
+/// Something that has children: a budget, or what comes closest to it.
+trait Parent: 'static {
+    const NAME: &'static str;
+    type Root: 'static;
+    type Child: 'static;
+    /// A child of which 64 bytes are reserved.
+    type InUse: 'static;
+    fn root() -> Self::Root;
+    fn child(root: &Self::Root, name: &str) -> Self::Child;
+    fn in_use(root: &Self::Root, name: &str) -> Self::InUse;
+}
+
+fn create<P: Parent>() -> Contender {
+    Contender::each(P::NAME, P::root, |root| drop(P::child(root, black_box("child"))))
+}
+
+/// A child that comes and goes. In the plain tree it has no name, no state and no place in a list
+/// of its parent's children: what is left of the ratio is their price.
+fn child() -> Case {
+    let case = Case::new("create and drop a child", create::<ours::Tree>()).unit("ns/child");
+    let case = case.peer(create::<plain::Tree>());
+    #[cfg(feature = "datafusion")]
+    let case = datafusion::creators().into_iter().fold(case, Case::peer);
+    case
+}
+
+/// What is weighed of a child.
+#[derive(Clone, Copy)]
+enum State {
+    /// Made, and never charged.
+    Idle,
+    /// With 64 bytes reserved: what comes into being with the first charge weighs, too.
+    InUse,
+}
+
+/// Many children of one parent; fewer where nothing is optimised.
+const MANY: usize = if cfg!(debug_assertions) { 1000 } else { 100_000 };
+
+fn maker<P: Parent>(state: State, count: usize) -> Maker {
+    // Names of six bytes, none of them twice.
+    let label = |index: usize| format!("{index:06}");
+    match state {
+        State::Idle => Maker::new(P::NAME, count, P::root, move |r, i| P::child(r, &label(i))),
+        State::InUse => Maker::new(P::NAME, count, P::root, move |r, i| P::in_use(r, &label(i))),
     }
 }
 
-/// The leaves of a tree of that depth, all below one parent; a root is all leaves at once.
-fn ours(depth: usize, leaves: usize) -> Vec<Leaf> {
-    let config = BudgetConfig::builder(ByteSize::new(CAPACITY)).guaranteed(ByteSize::ZERO).build();
-    let config = config.expect("a valid configuration");
-    let child = |parent: &MemoryBudget, name: &str| {
-        parent.child_with(name, &config).expect("nothing is guaranteed")
-    };
-    let mut budget = MemoryBudget::root("root", CAPACITY).expect("a valid capacity");
-    for _ in 2..depth {
-        budget = child(&budget, "level");
-    }
-    (0..leaves)
-        .map(|i| if depth == 1 { budget.clone() } else { child(&budget, &format!("leaf {i}")) })
-        .map(|budget| Leaf { account: budget.account(), _budget: budget })
-        .collect()
+fn children(name: &'static str, state: State, count: usize) -> Footprint {
+    let footprint = Footprint::new(name, "B/child", maker::<ours::Tree>(state, count));
+    let footprint = footprint.peer(maker::<plain::Tree>(state, count));
+    #[cfg(feature = "datafusion")]
+    let footprint = datafusion::makers(state, count).into_iter().fold(footprint, Footprint::peer);
+    footprint
 }
 
-fn plain(depth: usize, leaves: usize) -> Vec<Arc<Level>> {
-    let mut level = Level::new(None);
-    for _ in 2..depth {
-        level = Level::new(Some(level));
-    }
-    let leaf =
-        || if depth == 1 { Arc::clone(&level) } else { Level::new(Some(Arc::clone(&level))) };
-    (0..leaves).map(|_| leaf()).collect()
-}
-
-/// The same work on a leaf of either tree.
-macro_rules! case {
-    ($name:literal, $unit:literal, $depth:literal, |$leaf:ident| $work:expr) => {
-        Case::new(
-            $name,
-            Contender::each(
-                "ours",
-                || ours($depth, 1),
-                |leaves| {
-                    let $leaf = &leaves[0];
-                    $work
-                },
-            ),
-        )
-        .unit($unit)
-        .peer(Contender::each(
-            "tree of atomics",
-            || plain($depth, 1),
-            |leaves| {
-                let $leaf = &leaves[0];
-                $work
-            },
-        ))
-    };
-}
-
-/// More than a leaf borrows at a time.
-fn fill_and_empty(leaf: &impl Charged) {
-    for _ in 0..10_000 {
-        leaf.charge(black_box(BYTES));
-    }
-    for _ in 0..10_000 {
-        leaf.credit(black_box(BYTES));
-    }
-}
-
-/// Two threads, on one leaf or each on its own.
-fn two_threads(name: &'static str, leaves: usize) -> Case {
-    fn work<L: Charged>(leaves: &[L], thread: Thread) {
-        let leaf = &leaves[thread.index % leaves.len()];
-        repeat(thread.iterations, || leaf.pair());
-    }
-    let a = Contender::threads("ours", 2, move || ours(4, leaves), |leaves, t| work(leaves, t));
-    let b = Contender::threads("tree of atomics", 2, move || plain(4, leaves), |l, t| work(l, t));
-    Case::new(name, a).unit("ns/pair").peer(b)
+/// What is weighed.
+pub fn footprints() -> Vec<Footprint> {
+    vec![
+        children("one child of a parent", State::Idle, 1),
+        children("100000 children of a parent", State::Idle, MANY),
+        children("100000 children, 64 B reserved by each", State::InUse, MANY),
+    ]
 }
 
 /// The cases.
 pub fn cases() -> Vec<Case> {
     vec![
-        case!("charge and credit 64 B, depth 1", "ns/pair", 1, |leaf| leaf.pair()),
-        case!("charge and credit 64 B, depth 4", "ns/pair", 4, |leaf| leaf.pair()),
-        case!("charge and credit 64 B, depth 8", "ns/pair", 8, |leaf| leaf.pair()),
-        case!("10000 charges, then credits, depth 4", "ns/10000 pairs", 4, |leaf| {
-            fill_and_empty(leaf);
-        }),
-        two_threads("2 threads, a leaf each, depth 4", 2),
-        two_threads("2 threads, one leaf, depth 4", 1),
+        shared::<Pair>("charge and credit 64 B, depth 1", Shape::alone(1)),
+        shared::<Pair>("charge and credit 64 B, depth 4", Shape::alone(4)),
+        shared::<Pair>("charge and credit 64 B, depth 8", Shape::alone(8)),
+        shared::<FillAndEmpty>("10000 charges, then credits, depth 4", Shape::alone(4)),
+        shared::<Pair>("charge and credit 64 B, 2 threads, a leaf each, depth 4", Shape::SIBLINGS),
+        shared::<Pair>("charge and credit 64 B, 2 threads, one leaf, depth 4", Shape::SAME),
+        scaling::<ours::Shared>("charge and credit 64 B, 2 threads beside 1, depth 4"),
+        reserved("reservation: try_grow and shrink 64 B, depth 1", Shape::alone(1)),
+        reserved("reservation: try_grow and shrink 64 B, depth 4", Shape::alone(4)),
+        reserved("reservation: try_grow and shrink 64 B, depth 8", Shape::alone(8)),
+        reserved(
+            "reservation: try_grow and shrink 64 B, 2 threads, a leaf each, depth 4",
+            Shape::SIBLINGS,
+        ),
+        local("local account: charge and credit 64 B, depth 1", Shape::alone(1)),
+        local("local account: charge and credit 64 B, depth 4", Shape::alone(4)),
+        local("local account: charge and credit 64 B, depth 8", Shape::alone(8)),
+        local(
+            "local account: charge and credit 64 B, 2 threads, a leaf each, depth 4",
+            Shape::SIBLINGS,
+        ),
+        child(),
     ]
 }

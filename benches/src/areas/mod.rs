@@ -15,7 +15,8 @@ pub const AREAS: &[Area] = &[
     // One a line.
     Area::new("alloc", "a bump region beside bumpalo, and what counting costs", alloc::cases),
     Area::new("arena", "bump arenas: values, strings, slices, vectors, start-up", arena::cases),
-    Area::new("budget", "charges to a tree of budgets, alone and from two threads", budget::cases),
+    Area::new("budget", "charges to trees of budgets, alone and from two threads", budget::cases)
+        .footprints(budget::footprints),
     Area::new("cache", "caches for many threads: hits, evictions, get or insert", cache::cases),
     Area::new("core", "accounting nobody asked for, charges, striped counters", core::cases),
     Area::new("monitor", "readings of memory limits, and a check of all of them", monitor::cases),

@@ -20,7 +20,7 @@ impl Node {
             }
             let before = self.capacity();
             self.store_capacity(bytes);
-            self.drain(self);
+            self.ask_for_credits();
             if self.parent.is_none() && self.state() != BudgetState::Released {
                 let (before, now) = (before.min(MAX_FUNDS), bytes.min(MAX_FUNDS));
                 if self.state() == BudgetState::Created {
@@ -54,8 +54,15 @@ impl Node {
                 }
                 let rule = "must be at most the capacity";
                 check(bytes <= self.capacity(), "guaranteed", bytes, rule)?;
+                // What it has already is not to be collected while the rest is looked for.
+                let before = self.guaranteed();
+                self.store_guaranteed(before.max(bytes.min(self.funded())));
                 let missing = bytes.saturating_sub(self.funded());
-                parent.spend_with_help(missing, locked)?;
+                if let Err(shortage) = parent.spend_with_help(missing, locked) {
+                    self.store_guaranteed(before);
+                    self.settle(locked);
+                    return Err(shortage.into());
+                }
                 if self.state() == BudgetState::Created {
                     // Its funds are not in `free` yet.
                     let before = self.funded();
@@ -70,6 +77,10 @@ impl Node {
                         self.add_funds(missing);
                     }
                     self.store_guaranteed(bytes);
+                    if self.is_short() {
+                        // What was its own is wanted further up now, from all below.
+                        self.ask_for_credits();
+                    }
                     self.settle(locked);
                 }
                 Ok(())

@@ -323,7 +323,10 @@ impl Node {
     pub(crate) fn is_short(&self) -> bool {
         let mut node = self;
         loop {
-            if node.waiting.load(Relaxed) > 0 || node.state() == BudgetState::Exhausted {
+            if node.waiting.load(Relaxed) > 0
+                || node.state() == BudgetState::Exhausted
+                || node.funded() > node.capacity()
+            {
                 return true;
             }
             match &node.parent {
@@ -384,8 +387,7 @@ impl Node {
     /// Sets the ceiling to what the state and the funds call for.
     pub(crate) fn tune(&self) {
         let (funded, guaranteed) = (self.funded(), self.guaranteed());
-        let hungry = self.state() == BudgetState::Released || funded > self.capacity();
-        let ceiling = if hungry || self.is_short() {
+        let ceiling = if self.state() == BudgetState::Released || self.is_short() {
             0
         } else {
             // Above this, somebody credits what was never charged.
