@@ -10,8 +10,11 @@ use nebula_memory_core::{
 };
 
 use crate::{
-    BudgetConfig, BudgetEvent, BudgetState, Enforcement, LeakReport, funds::MAX_FUNDS, node::Node,
-    slack::Slack, tree::Locked,
+    BudgetConfig, BudgetEvent, BudgetState, Enforcement, LeakReport,
+    funds::MAX_FUNDS,
+    node::{Node, Spent},
+    slack::Slack,
+    tree::Locked,
 };
 
 /// The level that has no room, and how much it is short of.
@@ -69,6 +72,12 @@ impl Node {
     ) -> Result<R, MemoryError> {
         // How many levels, from here upwards, have been asked.
         let mut asked = 0;
+        let mut is_to_be_asked = |shortage: &Shortage| {
+            let level = self.path().take_while(|node| !Arc::ptr_eq(node, &shortage.at)).count();
+            let is_new = level >= asked && !is_reclaiming();
+            asked = if is_new { level + 1 } else { asked };
+            is_new
+        };
         let mut give_up = Some(give_up);
         loop {
             let outcome = self.tree.locked(|locked| {
@@ -77,14 +86,16 @@ impl Node {
                     Err(Denied::Error(error)) => return Ok(Err(error)),
                     Err(Denied::Short(shortage)) => shortage,
                 };
-                let level = self.path().take_while(|node| !Arc::ptr_eq(node, &shortage.at)).count();
-                if level >= asked && !is_reclaiming() {
-                    asked = level + 1;
+                if is_to_be_asked(&shortage) {
                     return Err(shortage);
                 }
-                let shortage = match self.excuse(bytes, shortage, locked, &mut attempt) {
+                let shortage = match Self::excuse(bytes, shortage, locked, &mut attempt) {
                     Ok(done) => return Ok(Ok(done)),
                     Err(Denied::Error(error)) => return Ok(Err(error)),
+                    // One further up, which the attempt before had not come to.
+                    Err(Denied::Short(shortage)) if is_to_be_asked(&shortage) => {
+                        return Err(shortage);
+                    }
                     Err(Denied::Short(shortage)) => shortage,
                 };
                 Ok(match give_up.take() {
@@ -101,7 +112,6 @@ impl Node {
 
     /// Makes another attempt that the levels which only observe do not stand in the way of.
     fn excuse<R>(
-        &self,
         bytes: usize,
         shortage: Shortage,
         locked: &mut Locked<'_>,
@@ -110,14 +120,69 @@ impl Node {
         if shortage.at.enforcement() == Enforcement::Enforce {
             return Err(shortage.into());
         }
-        let at = shortage.at;
-        at.counts.excused.fetch_add(1, Relaxed);
-        at.counts.excused_bytes.fetch_add(bytes as u64, Relaxed);
-        locked.event(&at, BudgetEvent::WouldRefuse { requested: bytes });
-        locked.excused = true;
-        let outcome = attempt(locked);
-        locked.excused = false;
+        let (outcome, levels) = Self::excused(locked, attempt);
+        if outcome.is_ok() {
+            Self::count_excused(levels, bytes, locked);
+        }
         outcome
+    }
+
+    /// Does `work` while levels that only observe let everything through; returns which of them
+    /// had no room.
+    pub(crate) fn excused<R>(
+        locked: &mut Locked<'_>,
+        work: impl FnOnce(&mut Locked<'_>) -> R,
+    ) -> (R, Vec<Arc<Self>>) {
+        // Somebody may be served in the middle of another attempt.
+        let outer = (locked.excused, std::mem::take(&mut locked.let_through));
+        locked.excused = true;
+        let result = work(locked);
+        let levels = std::mem::take(&mut locked.let_through);
+        (locked.excused, locked.let_through) = outer;
+        (result, levels)
+    }
+
+    /// Notes a charge of `bytes` that `levels` let through.
+    pub(crate) fn count_excused(levels: Vec<Arc<Self>>, bytes: usize, locked: &mut Locked<'_>) {
+        for at in levels {
+            at.counts.excused.fetch_add(1, Relaxed);
+            at.counts.excused_bytes.fetch_add(bytes as u64, Relaxed);
+            locked.event(&at, BudgetEvent::WouldRefuse { requested: bytes });
+        }
+    }
+
+    /// Whether this level only observes what is going on.
+    fn lets_through(&self, locked: &Locked<'_>) -> bool {
+        locked.excused && self.enforcement() == Enforcement::Observe
+    }
+
+    /// Finds out whether `missing` more funds may come here, and takes note if they may only
+    /// because this level observes. Under the lock.
+    pub(crate) fn check_room(
+        self: &Arc<Self>,
+        missing: usize,
+        locked: &mut Locked<'_>,
+    ) -> Result<(), Shortage> {
+        let mut room = self.capacity().saturating_sub(self.funded());
+        if missing > room && self.lets_through(locked) {
+            room = MAX_FUNDS.saturating_sub(self.funded());
+            if missing <= room && !locked.let_through.iter().any(|node| Arc::ptr_eq(node, self)) {
+                locked.let_through.push(Arc::clone(self));
+            }
+        }
+        match missing.checked_sub(room) {
+            None | Some(0) => Ok(()),
+            Some(missing) => Err(Shortage { at: Arc::clone(self), missing }),
+        }
+    }
+
+    /// Makes up for funds that a root lacks, if it only observes. Under the lock.
+    pub(crate) fn try_mint(&self, missing: usize, locked: &Locked<'_>) -> bool {
+        let may = self.lets_through(locked) && missing <= MAX_FUNDS.saturating_sub(self.funded());
+        if may {
+            self.mint(missing);
+        }
+        may
     }
 
     /// Whether a single charge of `bytes` may be made at all.
@@ -131,7 +196,7 @@ impl Node {
         }
     }
 
-    fn permit_any(&self) -> Result<(), MemoryError> {
+    pub(crate) fn permit_any(&self) -> Result<(), MemoryError> {
         match self.state() {
             BudgetState::Released => Err(MemoryError::Closed { what: "the budget" }),
             _ => Ok(()),
@@ -154,6 +219,8 @@ impl Node {
             // Each level is drained once: another attempt may fail higher up, but not there again.
             let at = Arc::as_ptr(&shortage.at);
             if last == Some(at) || self.drain(&shortage.at) == 0 {
+                // What was collected may have been on its way to who waits.
+                shortage.at.settle(locked);
                 return Err(shortage);
             }
             last = Some(at);
@@ -177,23 +244,20 @@ impl Node {
             if missing == 0 {
                 continue;
             }
-            let excused = locked.excused && self.enforcement() == Enforcement::Observe;
-            let room =
-                if excused { MAX_FUNDS } else { self.capacity() }.saturating_sub(self.funded());
-            if missing > room {
-                return Err(Shortage { at: Arc::clone(self), missing: missing - room });
-            }
+            self.check_room(missing, locked)?;
             match &self.parent {
                 Some(parent) => {
                     // A chunk at a time, so that the next charges need nobody, unless funds are
                     // short somewhere; then exactly what is missing.
                     let chunk = self.chunk();
                     let generous = missing < chunk
-                        && !excused
-                        && chunk <= room
+                        && chunk <= self.capacity().saturating_sub(self.funded())
                         && chunk <= parent.obtainable() / 2
                         && !self.is_short();
-                    parent.spend_funded(if generous { chunk } else { missing }, locked)?;
+                    let generous = generous && parent.spend_funded(chunk, locked).is_ok();
+                    if !generous {
+                        parent.spend_funded(missing, locked)?;
+                    }
                     self.add_funds(if generous { chunk } else { missing });
                     if generous {
                         self.enlarge_chunk();
@@ -201,7 +265,7 @@ impl Node {
                 }
                 // Room at a root, without funds to fill it: it observes, or had been larger than
                 // what can be funded.
-                None if excused => self.mint(missing),
+                None if self.try_mint(missing, locked) => {}
                 None => return Err(Shortage { at: Arc::clone(self), missing }),
             }
         }
@@ -209,8 +273,11 @@ impl Node {
 
     /// Spends `bytes` out of what is free here, and nothing else. Under the lock.
     pub(crate) fn spend_own(self: &Arc<Self>, bytes: usize, locked: &mut Locked<'_>) -> bool {
-        let Some(news) = self.spend::<false>(bytes) else { return false };
-        self.note(news, locked);
+        match self.spend::<false>(bytes) {
+            Spent::Not => return false,
+            Spent::Quietly => {}
+            Spent::WithNews { committed } => self.note(committed, locked),
+        }
         true
     }
 
@@ -268,7 +335,7 @@ impl Node {
     }
 
     /// This node and its ancestors, up to `top`.
-    fn until(self: &Arc<Self>, top: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
+    pub(crate) fn until(self: &Arc<Self>, top: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
         let top = Arc::as_ptr(top);
         let mut ended = false;
         self.path().take_while(move |node| !std::mem::replace(&mut ended, Arc::as_ptr(node) == top))
@@ -311,7 +378,9 @@ impl Node {
     fn tune_below(&self) {
         self.tune_for_credits();
         let borrowers: Vec<_> = self.family.lock().borrowers.values().cloned().collect();
-        borrowers.iter().for_each(|child| child.tune_below());
+        for child in borrowers {
+            child.tune_below();
+        }
     }
 
     /// Notes a refusal and makes the error for it. Under the lock.
@@ -327,13 +396,17 @@ impl Node {
     }
 
     /// Follows up on what a charge brought to light. Under the lock.
-    pub(crate) fn note(self: &Arc<Self>, news: Option<usize>, locked: &mut Locked<'_>) {
-        let Some(committed) = news else { return };
+    pub(crate) fn note(self: &Arc<Self>, committed: usize, locked: &mut Locked<'_>) {
         if self.raise_peak(committed) {
             self.set_over_high(true);
             let high = self.high();
             locked.event(self, BudgetEvent::HighMarkPassed { committed, high });
             locked.after.pressed.push((Arc::clone(self), committed - high));
+            // A credit that did not see the mark passed yet.
+            self.tune_for_credits();
+            if self.committed() <= self.low() {
+                self.leave_high(locked);
+            }
         }
     }
 
@@ -346,8 +419,12 @@ impl Node {
     #[cold]
     #[inline(never)]
     pub(crate) fn note_slowly(self: &Arc<Self>, committed: usize) {
+        if self.state() == BudgetState::Created {
+            // A charge of nothing, before there are funds.
+            return;
+        }
         if self.raise_peak(committed) {
-            self.tree.locked(|locked| self.note(Some(committed), locked));
+            self.tree.locked(|locked| self.note(committed, locked));
         }
     }
 
@@ -381,7 +458,6 @@ impl Node {
         if self.is_over_high() && self.committed() <= self.low() {
             self.leave_high(locked);
         }
-        self.serve(locked);
         let excess = self.funded().saturating_sub(self.capacity());
         let Some(parent) = &self.parent else {
             if excess > 0 {
@@ -390,18 +466,17 @@ impl Node {
             self.tune();
             return;
         };
-        let (free, surplus) = (self.free(), self.surplus());
         let released = self.state() == BudgetState::Released;
-        let given = if released || self.is_short() {
+        let is_waited_for = self.waiting.load(Relaxed) + self.awaited.load(Relaxed) > 0;
+        let mut given = self.remove_funds(excess);
+        let (free, surplus) = (self.free(), self.surplus());
+        if released || self.borrowed() > 0 && parent.is_short() {
             // Also what is credited between these lines.
-            usize::MAX
-        } else if free > 2 * self.chunk() {
+            given += self.remove_funds(usize::MAX);
+        } else if free > 2 * self.chunk() && !is_waited_for {
             // A chunk is kept against the next charge, once two are free.
-            surplus.min(free - self.chunk()).max(surplus.min(excess))
-        } else {
-            surplus.min(excess)
-        };
-        let given = self.remove_funds(given);
+            given += self.remove_funds(surplus.min(free - self.chunk()));
+        }
         self.tune();
         if released && self.funded() == 0 && self.family.lock().children.is_empty() {
             let mut family = parent.family.lock();
@@ -451,7 +526,7 @@ impl Node {
             }
             // So that the guaranteed part is where settling looks for it.
             self.activate(locked);
-            self.close_line(locked);
+            locked.close_line(self);
             self.set_state(BudgetState::Released, locked);
             self.drain(self);
             let leak = self.leak_report();
@@ -471,14 +546,14 @@ impl Node {
             bytes,
             bytes_below: family.children.values().map(|c| c.funded()).sum(),
             owners: family.owners.len(),
-            released_children: family.children.values().map(|c| c.name.to_string()).collect(),
+            released_children: family.children.values().map(|c| c.name().to_owned()).collect(),
         })
     }
 
     fn live_children(&self) -> Vec<String> {
         let family = self.family.lock();
         let live = family.children.values().filter(|c| c.state() != BudgetState::Released);
-        live.map(|c| format!("`{}`", c.name)).collect()
+        live.map(|c| format!("`{}`", c.name())).collect()
     }
 
     /// Sets the largest single charge in this node and below.

@@ -256,7 +256,7 @@ impl MemoryBudget {
     /// The budget's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.node().name
+        self.node().name()
     }
 
     /// The names from the root, joined by `/`.
@@ -287,8 +287,8 @@ impl MemoryBudget {
     #[must_use]
     pub fn guaranteed(&self) -> usize {
         match self.parent() {
-            Some(_) => self.node().guaranteed(),
-            None => self.capacity(),
+            None if self.state() != BudgetState::Released => self.capacity(),
+            _ => self.node().guaranteed(),
         }
     }
 
@@ -306,7 +306,8 @@ impl MemoryBudget {
         self.node().figures().1
     }
 
-    /// The largest [`committed`](Self::committed) so far, in bytes.
+    /// The largest [`committed`](Self::committed) so far, in bytes. (A charge that comes and goes
+    /// within the few instructions in which another thread moves funds here may be missed.)
     #[must_use]
     pub fn peak(&self) -> usize {
         self.node().peak()
@@ -350,7 +351,7 @@ impl MemoryBudget {
     ///
     /// # Errors
     /// [`MemoryError::InvalidConfig`] if it is zero, below the guaranteed part, or above the
-    /// parent's capacity; nothing changes then.
+    /// parent's capacity; [`MemoryError::Closed`] once released. Nothing changes then.
     pub fn set_capacity(&self, bytes: usize) -> Result<(), MemoryError> {
         self.node().set_capacity(bytes)
     }

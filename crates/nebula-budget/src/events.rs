@@ -15,6 +15,7 @@ use crate::{BudgetState, node::Node};
 /// Something that happened at a budget. See [`MemoryBudget::watch`](crate::MemoryBudget::watch).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum BudgetEvent {
     /// The budget is in another state.
@@ -120,7 +121,7 @@ impl Pending {
 
 impl Node {
     pub(crate) fn watch(self: &Arc<Self>, hook: Arc<Hook>) -> Watch {
-        self.hooks.get_or_init(Hooks::default).0.lock().push(Arc::clone(&hook));
+        self.hooks.get_or_init(Box::default).0.lock().push(Arc::clone(&hook));
         self.tree.hooks.fetch_add(1, Relaxed);
         Watch(Some((Arc::clone(self), hook)))
     }

@@ -40,9 +40,10 @@ impl Node {
         let charged = self.refusal.path().to_owned();
         let details = RefusalDetails { charged, charged_bytes, consumers, advice };
         let refusal = Arc::new(refusal.frozen(details));
-        match is_deadlock {
-            true => MemoryError::Deadlock { requested, refusal },
-            false => MemoryError::BudgetExceeded { requested, refusal },
+        if is_deadlock {
+            MemoryError::Deadlock { requested, refusal }
+        } else {
+            MemoryError::BudgetExceeded { requested, refusal }
         }
     }
 }
@@ -59,7 +60,7 @@ fn largest(children: &BTreeMap<u64, Arc<Node>>) -> Vec<Consumer> {
         }
     }
     let consumer = |(used, node): (usize, &Arc<Node>)| Consumer {
-        name: node.name.to_string(),
+        name: node.name().to_owned(),
         used,
         limit: node.capacity(),
     };

@@ -9,17 +9,17 @@ use nebula_memory_core::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed},
 };
 
-/// Bits for the bytes: one more than [`MAX_FUNDS`] needs, so that two of them can be added.
+/// Bits for the bytes: two more than [`MAX_FUNDS`] needs, so that several of them can be added.
 const BYTES_BITS: u32 = 52;
 const BYTES: u64 = (1 << BYTES_BITS) - 1;
 const ONE_CHARGE: u64 = 1 << BYTES_BITS;
 const CHARGES_A_ROUND: u64 = 1 << (64 - BYTES_BITS);
 
-/// The most that a budget can hold: 2 PiB (on 32-bit targets, the whole address space). A larger
+/// The most that a budget can hold: 1 PiB (on 32-bit targets, the whole address space). A larger
 /// capacity is as good as none.
 #[allow(clippy::cast_possible_truncation, reason = "only taken where it fits")]
 pub(crate) const MAX_FUNDS: usize =
-    if usize::BITS < BYTES_BITS { usize::MAX } else { (1_u64 << (BYTES_BITS - 1)) as usize };
+    if usize::BITS < BYTES_BITS { usize::MAX } else { (1_u64 << (BYTES_BITS - 2)) as usize };
 
 #[derive(Debug)]
 pub(crate) struct Free {
@@ -27,11 +27,11 @@ pub(crate) struct Free {
     rounds: AtomicU64,
 }
 
-/// The bytes in a word.
+/// The bytes in a word. More than a `usize` can say is only there for a moment, while somebody
+/// credits what was never charged.
 #[inline]
-#[allow(clippy::cast_possible_truncation, reason = "the bytes came from a usize")]
-const fn bytes_of(word: u64) -> usize {
-    (word & BYTES) as usize
+fn bytes_of(word: u64) -> usize {
+    usize::try_from(word & BYTES).unwrap_or(usize::MAX)
 }
 
 impl Free {

@@ -9,6 +9,7 @@ mod events;
 mod explain;
 mod funds;
 mod limits;
+mod line;
 mod local;
 mod node;
 mod reclaiming;

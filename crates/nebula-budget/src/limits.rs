@@ -12,6 +12,7 @@ impl Node {
     pub(crate) fn set_capacity(self: &Arc<Self>, bytes: usize) -> Result<(), MemoryError> {
         check(bytes > 0, "capacity", bytes, "must be above zero")?;
         let excess = self.tree.locked(|locked| {
+            self.permit_any()?;
             if let Some(parent) = &self.parent {
                 let rule = "must be at most the parent's capacity";
                 check(bytes <= parent.capacity(), "capacity", bytes, rule)?;
@@ -21,7 +22,7 @@ impl Node {
             let before = self.capacity();
             self.store_capacity(bytes);
             self.ask_for_credits();
-            if self.parent.is_none() && self.state() != BudgetState::Released {
+            if self.parent.is_none() {
                 let (before, now) = (before.min(MAX_FUNDS), bytes.min(MAX_FUNDS));
                 if self.state() == BudgetState::Created {
                     self.endow(now);
@@ -31,7 +32,7 @@ impl Node {
                     self.mint(now.saturating_sub(self.funded()));
                 }
             }
-            self.review_line(locked);
+            locked.review_line();
             self.settle(locked);
             self.follow_high(locked);
             Ok::<_, MemoryError>(self.committed().saturating_sub(bytes))
@@ -81,6 +82,10 @@ impl Node {
                         // What was its own is wanted further up now, from all below.
                         self.ask_for_credits();
                     }
+                    // What is not guaranteed any more goes back now, not chunk by chunk.
+                    let back = self.remove_funds(before.saturating_sub(bytes));
+                    parent.refund(back);
+                    parent.settle(locked);
                     self.settle(locked);
                 }
                 Ok(())
@@ -114,12 +119,13 @@ impl Node {
         if self.is_over_high() && self.committed() <= self.low() {
             self.leave_high(locked);
         }
-        self.note(Some(self.committed()), locked);
+        self.note(self.committed(), locked);
     }
 
     pub(crate) fn set_enforcement(self: &Arc<Self>, enforcement: Enforcement) {
         self.tree.locked(|locked| {
             self.store_enforcement(enforcement);
+            locked.review_line();
             self.settle(locked);
         });
     }

@@ -75,9 +75,11 @@ pub(crate) struct Node {
     chunk: AtomicUsize,
     /// How many wait for funds of this node. Written under the lock.
     pub(crate) waiting: AtomicUsize,
+    /// How many wait further up, for bytes that are to be charged here or below. Written under the
+    /// lock.
+    pub(crate) awaited: AtomicUsize,
     pub(crate) counts: Counts,
     pub(crate) id: u64,
-    pub(crate) name: Box<str>,
     /// Knows the path. Handed out with refusals.
     pub(crate) refusal: Arc<Refusal>,
     pub(crate) parent: Option<Arc<Self>>,
@@ -85,7 +87,19 @@ pub(crate) struct Node {
     /// Changed under the tree's lock; read under its own alone.
     pub(crate) family: Mutex<Family>,
     reclaimers: OnceLock<ReclaimRegistry>,
-    pub(crate) hooks: OnceLock<Hooks>,
+    /// Boxed, because few nodes have any.
+    pub(crate) hooks: OnceLock<Box<Hooks>>,
+}
+
+/// What came of taking bytes from `free`.
+pub(crate) enum Spent {
+    /// They were not there.
+    Not,
+    Quietly,
+    /// The peak is to be raised, or the high mark was passed.
+    WithNews {
+        committed: usize,
+    },
 }
 
 /// Who holds funds of a node.
@@ -149,9 +163,9 @@ impl Node {
             capacity: AtomicUsize::new(config.capacity.get()),
             chunk: AtomicUsize::new(FIRST_CHUNK),
             waiting: AtomicUsize::new(0),
+            awaited: AtomicUsize::new(0),
             counts: Counts::default(),
             id,
-            name: name.into(),
             refusal: Arc::new(Refusal::new(path)),
             parent,
             tree,
@@ -166,26 +180,31 @@ impl Node {
     pub(crate) fn try_charge(self: &Arc<Self>, bytes: usize) -> Result<(), MemoryError> {
         if bytes <= self.hot.largest_charge.load(Relaxed) {
             match self.spend::<true>(bytes) {
-                Some(None) => return Ok(()),
-                Some(Some(committed)) => {
+                Spent::Quietly => return Ok(()),
+                Spent::WithNews { committed } => {
                     self.note_slowly(committed);
                     return Ok(());
                 }
-                None => {}
+                Spent::Not => {}
             }
         }
         self.charge_slowly(bytes)
     }
 
-    /// Takes `bytes` from `free`, counting a charge if `COUNT`. `None` if they are not there,
-    /// otherwise what is committed now, if that is news.
+    /// Takes `bytes` from `free`, counting a charge if `COUNT`.
     #[inline]
-    pub(crate) fn spend<const COUNT: bool>(&self, bytes: usize) -> Option<Option<usize>> {
+    pub(crate) fn spend<const COUNT: bool>(&self, bytes: usize) -> Spent {
         let look = || self.hot.funded.load(Relaxed);
-        let (left, before) = self.hot.free.take::<COUNT, _>(bytes, look)?;
+        let Some((left, before)) = self.hot.free.take::<COUNT, _>(bytes, look) else {
+            return Spent::Not;
+        };
         // Where funds came or went meanwhile, the smaller reading is the safe one.
         let committed = self.hot.funded.load(Relaxed).min(before).saturating_sub(left);
-        Some((committed > self.hot.notice.load(Relaxed)).then_some(committed))
+        if committed > self.hot.notice.load(Relaxed) {
+            Spent::WithNews { committed }
+        } else {
+            Spent::Quietly
+        }
     }
 
     /// Gives back `bytes` that were charged.
@@ -221,6 +240,12 @@ impl Node {
                 return;
             }
         }
+    }
+
+    /// The last of the names in its path.
+    pub(crate) fn name(&self) -> &str {
+        let path = self.refusal.path();
+        path.rsplit_once('/').map_or(path, |(_, name)| name)
     }
 
     pub(crate) fn state(&self) -> BudgetState {
@@ -263,7 +288,13 @@ impl Node {
     pub(crate) fn committed(&self) -> usize {
         match self.state() {
             BudgetState::Created => 0,
-            _ => self.funded().saturating_sub(self.free()),
+            _ => {
+                // Without the lock, funds may come or go between the two: the smaller reading is
+                // the safe one.
+                let before = self.funded();
+                let free = self.free();
+                self.funded().min(before).saturating_sub(free)
+            }
         }
     }
 
@@ -319,11 +350,13 @@ impl Node {
         self.chunk.store(FIRST_CHUNK, Relaxed);
     }
 
-    /// Whether credits are waited for: here, or further up, where what is credited here would go.
+    /// Whether credits are waited for: here, by those who passed here on their way up, or further
+    /// up, where what is credited here would go.
     pub(crate) fn is_short(&self) -> bool {
         let mut node = self;
         loop {
             if node.waiting.load(Relaxed) > 0
+                || node.awaited.load(Relaxed) > 0
                 || node.state() == BudgetState::Exhausted
                 || node.funded() > node.capacity()
             {
@@ -337,11 +370,11 @@ impl Node {
     }
 
     pub(crate) fn store_state(&self, state: BudgetState) {
+        self.state.store(state as u8, Release);
         if state == BudgetState::Released {
             self.hot.largest_charge.store(0, Release);
             self.store_guaranteed(0);
         }
-        self.state.store(state as u8, Release);
         self.tune_for_credits();
     }
 
@@ -397,7 +430,8 @@ impl Node {
                 ceiling = ceiling.min(2 * self.chunk());
             }
             if self.is_over_high() {
-                ceiling = ceiling.min(funded.saturating_sub(self.low()));
+                // To be left as soon as no more than `low` is committed.
+                ceiling = ceiling.min(funded.saturating_sub(self.low()).saturating_sub(1));
             }
             ceiling
         };
@@ -420,6 +454,8 @@ impl Node {
     pub(crate) fn add_funds(&self, bytes: usize) {
         self.hot.free.add(bytes);
         self.store_funded(self.funded() + bytes);
+        // A charge that spent them already may have read the smaller funds.
+        self.raise_peak(self.committed());
         if let Some(parent) = &self.parent {
             parent.lend(bytes);
         }
@@ -457,7 +493,9 @@ impl Node {
         let Some(parent) = &self.parent else { return };
         let mut family = parent.family.lock();
         let is_listed = family.borrowers.contains_key(&self.id);
-        if is_listed != (self.borrowed() > 0) {
+        // What a released one holds is charged, and comes back by itself.
+        let is_borrower = self.borrowed() > 0 && self.state() != BudgetState::Released;
+        if is_listed != is_borrower {
             if is_listed {
                 family.borrowers.remove(&self.id);
             } else if let Some(this) = family.children.get(&self.id).cloned() {
@@ -488,7 +526,7 @@ impl Node {
         loop {
             // In this order: bytes on their way between the two are counted nowhere, never twice.
             let free = self.free();
-            let excess = (free + self.lent()).saturating_sub(funded).min(free);
+            let excess = free.saturating_add(self.lent()).saturating_sub(funded).min(free);
             if excess == 0 || self.hot.free.take_from(free, excess) {
                 return excess;
             }

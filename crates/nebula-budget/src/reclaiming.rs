@@ -64,7 +64,9 @@ impl Node {
     fn collect(&self, allowance: usize, into: &mut Vec<Asked>) {
         into.extend(self.asked(allowance));
         let children: Vec<_> = self.family.lock().children.values().cloned().collect();
-        children.iter().for_each(|child| child.collect(allowance, into));
+        for child in children {
+            child.collect(allowance, into);
+        }
     }
 
     fn asked(&self, allowance: usize) -> Option<Asked> {

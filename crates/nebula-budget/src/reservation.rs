@@ -211,11 +211,12 @@ impl Reservation {
 
     /// Charges the bytes to `budget` instead, and returns the reservation there. Nothing in between
     /// is seen by anybody, and nothing is charged twice, so that this succeeds even if all budgets
-    /// above both are full.
+    /// above both are full. What was charged out of a guaranteed part stays guaranteed to the budget
+    /// it leaves, and has to be found for the other one as by any charge.
     ///
     /// # Errors
-    /// The reservation is handed back as it was, if `budget` (or a level above it that is not above
-    /// both) has no room.
+    /// The reservation is handed back as it was, if `budget`, or a level above it that has to give
+    /// more than comes in, has no room.
     pub fn transfer(self, budget: &MemoryBudget) -> Result<Self, Refused<Self>> {
         self.move_to(budget.node())
     }

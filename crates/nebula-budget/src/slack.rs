@@ -90,12 +90,20 @@ impl Slack {
         let Some(left) = self.left.load(Relaxed).checked_sub(bytes) else { return false };
         self.left.store(left, Release);
         fence::light();
-        if self.attention.load(Acquire) {
-            self.left.store(left + bytes, Release);
-            return false;
+        // Relaxed: it only tells to go the slow way, through the lock. So does the ceiling.
+        if self.attention.load(Relaxed) {
+            return self.unspend(bytes);
         }
         self.charges.store(self.charges.load(Relaxed).wrapping_add(1), Relaxed);
         true
+    }
+
+    /// Takes a charge back.
+    #[cold]
+    #[inline(never)]
+    fn unspend(&self, bytes: usize) -> bool {
+        self.left.store(self.left.load(Relaxed) + bytes, Release);
+        false
     }
 
     /// Charges `bytes` to the node, and takes funds along if that is worth the while.
@@ -136,7 +144,7 @@ impl Slack {
         if let Some(left) = self.left.load(Relaxed).checked_add(bytes) {
             self.left.store(left, Release);
             fence::light();
-            if left <= self.ceiling.load(Acquire) {
+            if left <= self.ceiling.load(Relaxed) {
                 return 0;
             }
             return self.balance();

@@ -93,7 +93,7 @@ impl Node {
         // so that `used` is never above `committed`.
         let committed = self.committed();
         BudgetSnapshot {
-            name: self.name.to_string(),
+            name: self.name().to_owned(),
             state: self.state(),
             capacity: self.capacity(),
             guaranteed: self.guaranteed(),

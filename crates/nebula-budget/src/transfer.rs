@@ -4,7 +4,7 @@ use nebula_memory_core::{MemoryError, sync::Arc};
 
 use crate::{
     arbitration::{Denied, Shortage},
-    node::Node,
+    node::{Node, Spent},
     tree::Locked,
 };
 
@@ -66,12 +66,11 @@ impl Node {
         let mut short = None;
         for node in to.path().take_while(below) {
             node.activate(locked);
-            let own = node.spend_up_to(needed, locked);
+            let own = node.spend_up_to(needed);
             needed -= own;
             entering.push((Arc::clone(node), needed, own));
-            let room = node.capacity().saturating_sub(node.funded());
-            if needed > room {
-                short = Some(Shortage { at: Arc::clone(node), missing: needed - room });
+            short = node.check_room(needed, locked).err();
+            if short.is_some() {
                 break;
             }
         }
@@ -99,8 +98,7 @@ impl Node {
                 parent.lend(*enters);
             }
             node.store_funded(node.funded() + enters);
-            let committed = node.committed();
-            node.note(Some(committed), locked);
+            node.note(node.committed(), locked);
         }
         to.hot.free.count(1);
         meeting.refund(carried.saturating_sub(needed));
@@ -111,11 +109,12 @@ impl Node {
         Ok(())
     }
 
-    /// Spends what is free here, up to `bytes`; returns how much that was.
-    fn spend_up_to(self: &Arc<Self>, bytes: usize, locked: &mut Locked<'_>) -> usize {
+    /// Spends what is free here, up to `bytes`; returns how much that was. What news that is has
+    /// to be seen to once nothing can fail any more.
+    fn spend_up_to(&self, bytes: usize) -> usize {
         loop {
             let own = self.free().min(bytes);
-            if self.spend_own(own, locked) {
+            if !matches!(self.spend::<false>(own), Spent::Not) {
                 return own;
             }
         }

@@ -1,6 +1,9 @@
 //! What all budgets of a tree share: the lock under which funds move, and what waits for its end.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+};
 
 use nebula_memory_core::{
     Charge, WaitSlot,
@@ -13,8 +16,8 @@ use nebula_memory_core::{
 use crate::{
     BudgetAccount, BudgetEvent,
     events::Pending,
+    line::{Entry, Place},
     node::Node,
-    waiting::{Entry, Place},
 };
 
 /// What all budgets of a tree share.
@@ -34,8 +37,8 @@ pub(crate) struct State {
     pub(crate) next_ticket: u64,
     /// How many events there have been.
     pub(crate) events: u64,
-    /// Everybody who waits: by the node that is short, and there by priority and age.
-    pub(crate) waiters: BTreeMap<Place, Entry>,
+    /// Everybody who waits, by priority and age.
+    pub(crate) line: BTreeMap<Place, Entry>,
 }
 
 /// The tree's lock, and what is to be done once it is released.
@@ -44,6 +47,8 @@ pub(crate) struct Locked<'t> {
     pub(crate) after: After,
     /// Levels that only observe let this attempt through.
     pub(crate) excused: bool,
+    /// The levels that did, where there was no room.
+    pub(crate) let_through: Vec<Arc<Node>>,
     watched: bool,
 }
 
@@ -71,9 +76,13 @@ impl Tree {
             state: self.state.lock(),
             after: After::default(),
             excused: false,
+            let_through: vec![],
             watched: self.hooks.load(Relaxed) > 0,
         };
         let result = work(&mut locked);
+        if !locked.state.line.is_empty() {
+            locked.serve_line();
+        }
         let Locked { state, after, .. } = locked;
         drop(state);
         after.run();
@@ -94,8 +103,13 @@ impl Locked<'_> {
 
 impl After {
     fn run(self) {
+        // A waker is the runtime's code; if one panics, the others are woken all the same, and what
+        // else there is to do is done.
+        let mut panic = None;
         for slot in self.served {
-            slot.wake();
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| slot.wake())) {
+                panic.get_or_insert(payload);
+            }
         }
         for pending in self.events {
             pending.deliver();
@@ -104,5 +118,8 @@ impl After {
             node.relieve(missing);
         }
         drop(self.gone);
+        if let Some(payload) = panic {
+            resume_unwind(payload);
+        }
     }
 }

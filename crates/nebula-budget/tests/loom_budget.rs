@@ -5,12 +5,13 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Waker},
 };
 
 use loom::thread;
-use nebula_budget::{Account, BudgetConfig, LocalBudget, MemoryBudget};
+use nebula_budget::{Account, BudgetConfig, LocalBudget, MemoryBudget, Reserve};
 use nebula_memory_core::Throttle;
 
 /// Explores all interleavings with at most four preemptions.
@@ -282,5 +283,64 @@ fn a_throttle_is_not_passed_by_unspent_funds() {
         local.credit(if before { 8 + 64 + 10 } else { 8 + 10 });
         drop(local);
         assert_eq!((root.used(), root.committed()), (0, 0));
+    });
+}
+
+/// Polls a wait once.
+fn poll(wait: &mut Pin<Box<Reserve>>) -> bool {
+    wait.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+#[test]
+fn a_refused_charge_that_collects_a_credit_passes_it_on_to_who_waits() {
+    bounded(3, || {
+        let root = MemoryBudget::root("root", 100).unwrap();
+        let child = borrower(&root, "child");
+        child.try_charge(10).unwrap();
+        root.try_charge(90).unwrap();
+        let mut wait = Box::pin(root.reserve(10));
+        assert!(!poll(&mut wait));
+        let other = {
+            let child = child.clone();
+            thread::spawn(move || child.credit(10))
+        };
+        assert!(root.try_charge(100).is_err());
+        other.join().unwrap();
+        assert!(poll(&mut wait), "10 are free and it waits for 10");
+    });
+}
+
+#[test]
+fn who_comes_later_does_not_overtake_between_a_credit_and_its_settlement() {
+    bounded(3, || {
+        let root = MemoryBudget::root("root", 100).unwrap();
+        root.try_charge(100).unwrap();
+        let mut first = Box::pin(root.reserve(50));
+        assert!(!poll(&mut first));
+        let other = {
+            let root = root.clone();
+            thread::spawn(move || root.credit(50))
+        };
+        let mut second = Box::pin(root.reserve(50));
+        let overtaken = poll(&mut second);
+        other.join().unwrap();
+        assert!(!overtaken || poll(&mut first));
+    });
+}
+
+#[test]
+fn used_is_never_more_than_was_charged() {
+    bounded(3, || {
+        let root = MemoryBudget::root("root", 64_000).unwrap();
+        let child = borrower(&root, "child");
+        child.try_charge(1).unwrap();
+        // Takes the rest of the child's chunk away.
+        let other = {
+            let root = root.clone();
+            thread::spawn(move || root.try_charge(63_999).unwrap())
+        };
+        let used = child.used();
+        assert!(used <= 1, "{used} used, but only 1 was ever charged");
+        other.join().unwrap();
     });
 }

@@ -125,8 +125,8 @@ fn check_snapshot(snapshot: &BudgetSnapshot) -> Result<(), TestCaseError> {
     snapshot.children.iter().try_for_each(check_snapshot)
 }
 
-fn step(model: &mut Model, op: Op) -> Result<(), TestCaseError> {
-    match op {
+fn step(model: &mut Model, op: &Op) -> Result<(), TestCaseError> {
+    match *op {
         Op::Child { parent, capacity, guaranteed } => {
             let parent = model.live(parent);
             let capacity = capacity.min(model.nodes[parent].capacity);
@@ -223,7 +223,7 @@ proptest! {
     fn charges_go_through_exactly_when_the_model_has_room(ops in prop::collection::vec(op(), 1..150)) {
         let mut model = Model::new(10_000_000);
         for op in ops {
-            step(&mut model, op)?;
+            step(&mut model, &op)?;
         }
         for charger in &mut model.chargers {
             charger.account.credit(charger.charged);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use nebula_budget::{Account, BudgetConfig, MemoryBudget};
+use nebula_budget::{Account, BudgetConfig, LocalBudget, MemoryBudget, Reservation};
 use nebula_testing::watchdog;
 
 /// A small generator of numbers, so that runs are the same.
@@ -19,6 +19,40 @@ impl Numbers {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % below
+    }
+}
+
+/// The ways to charge a budget.
+enum Charger {
+    Shared(MemoryBudget),
+    Local(LocalBudget),
+    Reserved(Reservation),
+}
+
+impl Charger {
+    /// One of the three, by turns.
+    fn new(budget: &MemoryBudget, turn: usize) -> Self {
+        match turn % 3 {
+            0 => Self::Shared(budget.clone()),
+            1 => Self::Local(budget.local()),
+            _ => Self::Reserved(budget.try_reserve(0).unwrap()),
+        }
+    }
+
+    fn try_charge(&mut self, bytes: usize) -> bool {
+        match self {
+            Self::Shared(budget) => budget.try_charge(bytes).is_ok(),
+            Self::Local(local) => local.try_charge(bytes).is_ok(),
+            Self::Reserved(reservation) => reservation.try_grow(bytes).is_ok(),
+        }
+    }
+
+    fn credit(&mut self, bytes: usize) {
+        match self {
+            Self::Shared(budget) => budget.credit(bytes),
+            Self::Local(local) => local.credit(bytes),
+            Self::Reserved(reservation) => assert_eq!(reservation.shrink(bytes), bytes),
+        }
     }
 }
 
@@ -51,13 +85,17 @@ fn stress(threads: usize, depth: usize, capacity: usize, rounds: usize) {
                 let (root, held, refused, start) = (&root, &held, &refused, &start);
                 s.spawn(move || {
                     let leaf = chain(root, depth, capacity, capacity / threads / 8);
+                    let mut charger = Charger::new(&leaf, t);
                     let mut numbers = Numbers(t as u64);
                     let mut mine = vec![];
                     start.wait();
                     for _ in 0..rounds {
-                        if mine.is_empty() || numbers.next(2) == 0 {
-                            let bytes = numbers.next(capacity / 16);
-                            if leaf.try_charge(bytes).is_ok() {
+                        // More charges than credits, so that the limit is reached.
+                        if mine.is_empty() || numbers.next(5) < 3 {
+                            // Mostly small ones, which owners cover by themselves.
+                            let most = [100, 100, 1000, capacity / 16][numbers.next(4)];
+                            let bytes = numbers.next(most);
+                            if charger.try_charge(bytes) {
                                 let now = held.fetch_add(bytes, Ordering::SeqCst) + bytes;
                                 assert!(now <= capacity, "{now} of {capacity} are held");
                                 mine.push(bytes);
@@ -67,12 +105,12 @@ fn stress(threads: usize, depth: usize, capacity: usize, rounds: usize) {
                         } else {
                             let bytes = mine.swap_remove(numbers.next(mine.len()));
                             held.fetch_sub(bytes, Ordering::SeqCst);
-                            leaf.credit(bytes);
+                            charger.credit(bytes);
                         }
                     }
                     for bytes in mine {
                         held.fetch_sub(bytes, Ordering::SeqCst);
-                        leaf.credit(bytes);
+                        charger.credit(bytes);
                     }
                 })
             })
@@ -99,23 +137,28 @@ fn capacities_hold_under_many_threads_at_every_depth() {
 
 #[test]
 fn a_charge_that_fits_is_never_refused_however_the_others_move() {
-    // Each thread holds at most its share, so that there is always room for everybody; what the
+    // Each thread holds at most its share (and ten bytes), so that there is always room for everybody; what the
     // others have lying around unspent must not get in the way.
     const THREADS: usize = 16;
     const SHARE: usize = 100_000;
     watchdog(Duration::from_secs(120), || {
-        let root = MemoryBudget::root("root", THREADS * SHARE).unwrap();
+        let root = MemoryBudget::root("root", THREADS * (SHARE + 10)).unwrap();
         std::thread::scope(|s| {
             for t in 0..THREADS {
                 let root = &root;
                 s.spawn(move || {
-                    let leaf = chain(root, 1 + t % 4, THREADS * SHARE, 0);
+                    let leaf = chain(root, 1 + t % 4, THREADS * (SHARE + 10), 0);
+                    let mut charger = Charger::new(&leaf, t);
                     let mut numbers = Numbers(t as u64);
                     for _ in 0..300 {
                         let first = numbers.next(SHARE);
-                        leaf.try_charge(first).unwrap();
-                        leaf.try_charge(SHARE - first).unwrap();
-                        leaf.credit(SHARE);
+                        assert!(charger.try_charge(first));
+                        for _ in 0..10 {
+                            assert!(charger.try_charge(10));
+                            charger.credit(10);
+                        }
+                        assert!(charger.try_charge(SHARE - first));
+                        charger.credit(SHARE);
                     }
                 });
             }

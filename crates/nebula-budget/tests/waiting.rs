@@ -1,97 +1,39 @@
 //! Waiting for bytes at one budget: the line, its order, and how waits end.
 
+mod polled;
+
 use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
     sync::{
         Arc, Barrier, Mutex, Weak,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Wake, Waker},
     thread,
     time::Duration,
 };
 
-use nebula_budget::{Account, BudgetConfig, MemoryBudget, Reservation, Reserve};
+use nebula_budget::{Account, Grow, MemoryBudget, Reservation, Reserve};
 use nebula_memory_core::{MemoryError, PressureLevel, Reclaim, Throttle};
 use nebula_testing::{Rng, watchdog};
 use static_assertions::assert_impl_all;
 
+use self::polled::{Polled, code, config, root};
+
 assert_impl_all!(Reserve: Send, Unpin, Future<Output = Result<Reservation, MemoryError>>);
+assert_impl_all!(Grow<'static>: Send, Unpin, Future<Output = Result<(), MemoryError>>);
 
-/// Counts how often it is woken.
-#[derive(Default)]
-struct Wakes(AtomicUsize);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-/// A wait that is polled by hand.
-struct Polled {
-    reserve: Reserve,
-    wakes: Arc<Wakes>,
-}
-
-impl Polled {
-    /// Polled once; it has to be pending.
-    fn pending(reserve: Reserve) -> Self {
-        let mut this = Self { reserve, wakes: Arc::default() };
-        assert!(this.poll().is_pending());
-        this
-    }
-
-    fn poll(&mut self) -> Poll<Result<Reservation, MemoryError>> {
-        let waker = Waker::from(Arc::clone(&self.wakes));
-        Pin::new(&mut self.reserve).poll(&mut Context::from_waker(&waker))
-    }
-
-    fn wakes(&self) -> usize {
-        self.wakes.0.load(Ordering::SeqCst)
-    }
-
-    /// It was woken, once, and is over.
-    fn ended(&mut self) -> Result<Reservation, MemoryError> {
-        assert_eq!(self.wakes(), 1);
-        self.outcome()
-    }
-
-    fn outcome(&mut self) -> Result<Reservation, MemoryError> {
-        match self.poll() {
-            Poll::Ready(outcome) => outcome,
-            Poll::Pending => panic!("still in line"),
-        }
-    }
-
-    /// Nobody woke it, and it is still in line.
-    fn waits(&mut self) {
-        assert_eq!(self.wakes(), 0);
-        assert!(self.poll().is_pending());
-    }
-}
-
-fn root(capacity: usize) -> MemoryBudget {
-    MemoryBudget::root("root", capacity).unwrap()
-}
-
-fn code<T>(outcome: Result<T, MemoryError>) -> &'static str {
-    outcome.map(drop).unwrap_err().code()
-}
-
-fn config(capacity: usize, guaranteed: usize) -> BudgetConfig {
-    BudgetConfig::builder(capacity.into()).guaranteed(guaranteed.into()).build().unwrap()
-}
+/// It may be spawned: it borrows nothing.
+const fn may_be_spawned<F: Future + Send + 'static>() {}
+const _: () = may_be_spawned::<Reserve>();
 
 #[test]
 fn what_is_free_is_granted_with_the_first_poll() {
     let root = root(1000);
-    let mut wait = Polled { reserve: root.reserve(1000), wakes: Arc::default() };
+    let mut wait = Polled::new(root.reserve(1000));
     assert_eq!(root.used(), 0, "a wait begins with its first poll");
     let held = wait.outcome().unwrap();
-    assert_eq!((held.bytes(), root.used(), wait.wakes()), (1000, 1000, 0));
+    assert_eq!((held.bytes(), root.used(), wait.wakes.count()), (1000, 1000, 0));
     assert_eq!(held.path(), "root");
     drop(held);
     assert_eq!((root.used(), root.charges()), (0, 1));
@@ -109,7 +51,7 @@ fn a_wait_is_woken_once_by_the_credit_that_completes_it() {
     let held = wait.ended().unwrap();
     assert_eq!((held.bytes(), root.used(), root.snapshot().waiting), (300, 1000, 0));
     root.credit(700);
-    assert_eq!(wait.wakes(), 1);
+    assert_eq!(wait.wakes.count(), 1);
     drop(held);
     assert_eq!((root.used(), root.committed()), (0, 0));
 }
@@ -122,7 +64,7 @@ fn a_later_poll_s_waker_is_the_one_that_counts() {
     let first = std::mem::take(&mut wait.wakes);
     assert!(wait.poll().is_pending());
     drop(held);
-    assert_eq!(first.0.load(Ordering::SeqCst), 0);
+    assert_eq!(first.count(), 0);
     assert_eq!(wait.ended().unwrap().bytes(), 10);
 }
 
@@ -149,7 +91,7 @@ fn a_wait_dropped_after_it_was_served_leaves_its_bytes_to_the_next() {
     let first = Polled::pending(root.reserve(500));
     let mut second = Polled::pending(root.reserve(500));
     root.credit(500);
-    assert_eq!(first.wakes(), 1);
+    assert_eq!(first.wakes.count(), 1);
     second.waits();
     drop(first);
     drop(second.ended().unwrap());
@@ -158,7 +100,7 @@ fn a_wait_dropped_after_it_was_served_leaves_its_bytes_to_the_next() {
     root.try_charge(500).unwrap();
     let last = Polled::pending(root.reserve(1000));
     root.credit(1000);
-    assert_eq!(last.wakes(), 1);
+    assert_eq!(last.wakes.count(), 1);
     drop(last);
     assert_eq!((root.used(), root.committed()), (0, 0));
 }
@@ -183,7 +125,7 @@ fn who_came_first_is_served_first() {
     for i in 0..10 {
         root.credit(100);
         for (j, wait) in waits.iter().enumerate() {
-            assert_eq!(wait.wakes(), usize::from(j <= i));
+            assert_eq!(wait.wakes.count(), usize::from(j <= i));
         }
     }
     let held: Vec<_> = waits.iter_mut().map(|wait| wait.ended().unwrap()).collect();
@@ -202,8 +144,8 @@ fn higher_priorities_are_served_first_and_equals_by_age() {
     root.credit(100);
     for next in [2, 5, 1, 3, 0, 4] {
         let held = waits[next].ended().unwrap();
-        assert_eq!(waits.iter().filter(|wait| wait.wakes() > 0).count(), 1);
-        waits[next].wakes.0.store(0, Ordering::SeqCst);
+        assert_eq!(waits.iter().filter(|wait| wait.wakes.count() > 0).count(), 1);
+        waits[next].wakes = Arc::default();
         drop(held);
     }
     assert_eq!(root.committed(), 0);
@@ -216,7 +158,7 @@ fn who_comes_with_a_higher_priority_takes_over_what_the_first_has_gathered() {
     let mut patient = Polled::pending(root.reserve(700));
     root.credit(600);
     patient.waits();
-    let mut urgent = Polled { reserve: root.reserve(600).priority(1), wakes: Arc::default() };
+    let mut urgent = Polled::new(root.reserve(600).priority(1));
     let held = urgent.outcome().unwrap();
     patient.waits();
     drop(held);
@@ -238,7 +180,9 @@ fn a_large_request_is_not_starved_by_later_small_ones() {
         small.iter_mut().for_each(Polled::waits);
     }
     drop(large.ended().unwrap());
-    small.iter_mut().for_each(|wait| drop(wait.ended().unwrap()));
+    for wait in &mut small {
+        drop(wait.ended().unwrap());
+    }
     assert_eq!((root.used(), root.committed()), (0, 0));
 }
 
@@ -311,11 +255,10 @@ fn a_released_budget_ends_the_waits_for_it() {
     let (a, b) = (root.child("a", 400).unwrap(), root.child("b", 400).unwrap());
     let held = (a.try_reserve(400).unwrap(), b.try_reserve(400).unwrap());
     let (mut of_a, mut of_b) = (Polled::pending(a.reserve(1)), Polled::pending(b.reserve(1)));
-    let mut late = a.reserve(1);
+    let mut late = Polled::new(a.reserve(1));
     a.release().unwrap();
     assert_eq!(code(of_a.ended()), "closed");
-    let cx = &mut Context::from_waker(Waker::noop());
-    assert!(matches!(Pin::new(&mut late).poll(cx), Poll::Ready(Err(MemoryError::Closed { .. }))));
+    assert_eq!(code(late.outcome()), "closed");
     of_b.waits();
     // The last handle's drop releases just as well: a wait is no handle.
     drop(b);
@@ -368,14 +311,10 @@ fn a_reservation_waits_to_grow_and_is_unchanged_by_a_time_out() {
         assert_eq!(code(buffer.grow(200).wait_timeout(Duration::ZERO)), "timeout");
         assert_eq!((buffer.bytes(), root.used()), (400, 900));
         buffer.grow(100).wait().unwrap();
-        let wakes = Arc::<Wakes>::default();
-        let waker = Waker::from(Arc::clone(&wakes));
-        let cx = &mut Context::from_waker(&waker);
-        let mut grow = buffer.grow(500);
-        assert!(Pin::new(&mut grow).poll(cx).is_pending());
+        let mut grow = Polled::pending(buffer.grow(500));
         drop(other);
-        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
-        assert!(matches!(Pin::new(&mut grow).poll(cx), Poll::Ready(Ok(()))));
+        grow.ended().unwrap();
+        drop(grow);
         assert_eq!((buffer.bytes(), root.used()), (1000, 1000));
         assert_eq!(code(buffer.grow(1001).wait()), "budget_exceeded");
         // One with funds of its own waits just as well.
@@ -435,7 +374,7 @@ fn a_wait_begun_inside_a_reclaim_is_refused_instead_of_hanging() {
 #[test]
 fn a_wait_polled_after_its_end_panics() {
     let root = root(100);
-    let mut wait = Polled { reserve: root.reserve(10), wakes: Arc::default() };
+    let mut wait = Polled::new(root.reserve(10));
     let held = wait.outcome().unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| drop(wait.poll()))).is_err());
     drop(wait);

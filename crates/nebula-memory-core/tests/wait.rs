@@ -16,7 +16,7 @@ use std::{
 };
 
 use common::Semaphore;
-use nebula_memory_core::{MemoryError, WaitQueue, Waiter};
+use nebula_memory_core::{MemoryError, WaitQueue, WaitSlot, Waiter};
 use nebula_testing::{DropCounter, InjectedPanic, Rng, catch, watchdog};
 use proptest::prelude::*;
 
@@ -547,12 +547,12 @@ fn a_slot_serves_whoever_waits_on_it() {
     let slot = WaitSlot::new();
     assert!(slot.try_take().is_none());
     assert!(slot.wait(Some(Instant::now())).is_none(), "the deadline has passed");
-    let mut cx = Context::from_waker(Waker::noop());
-    assert!(slot.poll_take(&mut cx).is_pending());
+    let cx = Context::from_waker(Waker::noop());
+    assert!(slot.poll_take(&cx).is_pending());
     slot.put(Ok(1));
     slot.put(Ok(2));
     slot.wake();
     assert!(format!("{slot:?}").contains("true"));
-    assert!(matches!(slot.poll_take(&mut cx), Poll::Ready(Ok(2))));
+    assert!(matches!(slot.poll_take(&cx), Poll::Ready(Ok(2))));
     assert!(slot.try_take().is_none());
 }

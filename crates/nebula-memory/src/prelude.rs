@@ -21,7 +21,7 @@ pub use nebula_alloc::{AllocatorManager, BumpAllocator, SystemAllocator, Tracked
 #[cfg(feature = "arena")]
 pub use nebula_arena::Arena;
 #[cfg(feature = "budget")]
-pub use nebula_budget::{BudgetConfig, MemoryBudget, Reservation};
+pub use nebula_budget::{BudgetConfig, LocalBudget, MemoryBudget, Reservation};
 #[cfg(feature = "cache")]
 pub use nebula_cache::ConcurrentComputeCache;
 #[cfg(feature = "monitor")]
