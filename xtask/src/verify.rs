@@ -157,6 +157,19 @@ fn names(packages: &[&Package]) -> Vec<String> {
     packages.iter().map(|package| format!("--package={}", package.name)).collect()
 }
 
+/// Builds the examples of `packages`, which some tests run, and then runs the tests; `cargo` makes
+/// the command up to a subcommand. (`cargo test --examples` would build them as tests of
+/// themselves, and without `--tests` it would run documentation tests, too.)
+fn with_examples(packages: &[&Package], cargo: impl Fn(&str) -> Cmd) -> Result<Outcome> {
+    let names = names(packages);
+    cargo("build").args(["--examples", "--all-features"]).args(&names).run()?;
+    cargo("test")
+        .args(["--lib", "--tests", "--all-features", "--no-fail-fast"])
+        .args(&names)
+        .run()?;
+    Ok(Outcome::Passed)
+}
+
 const NO_PACKAGE: &str = "none of the packages asked for takes part in it";
 
 /// Runs the `tests/loom_*.rs` of `packages`, or of all crates that have some.

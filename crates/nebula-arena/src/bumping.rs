@@ -44,8 +44,11 @@ mod tests {
 
     use super::*;
 
+    /// Large, and far from overflow: 2^40, or 2^24 where a pointer has 32 bits.
+    const LARGE: usize = 1 << (usize::BITS / 2 + 8);
+
     fn layout() -> impl Strategy<Value = Layout> {
-        (0_u32..=20, 0_usize..=1 << 40)
+        (0_u32..=20, 0_usize..=LARGE)
             .prop_map(|(align, size)| Layout::from_size_align(size, 1 << align).unwrap())
     }
 
@@ -55,7 +58,7 @@ mod tests {
         #[test]
         fn a_block_lies_aligned_between_cursor_and_end(
             cursor in 1_usize..=usize::MAX >> 1,
-            room in 0_usize..=1 << 41,
+            room in 0..=LARGE * 2,
             block in layout(),
         ) {
             let end = cursor + room;
@@ -77,7 +80,7 @@ mod tests {
 
         #[test]
         fn the_smallest_chunk_holds_the_block_wherever_it_lies(
-            base in 1_usize..1 << 40,
+            base in 1..LARGE,
             block in layout(),
         ) {
             let header = Layout::from_size_align(48, 16).unwrap();
@@ -88,7 +91,7 @@ mod tests {
         }
 
         #[test]
-        fn smaller_sizes_end_at_the_smallest(start in 1_usize..1 << 40, smallest in 1_usize..1 << 30) {
+        fn smaller_sizes_end_at_the_smallest(start in 1..LARGE, smallest in 1..LARGE >> 10) {
             let smallest = smallest * 16;
             let mut size = (start * 16).max(smallest);
             let mut steps = 0;
@@ -108,7 +111,7 @@ mod tests {
         let header = Layout::from_size_align(48, 16).unwrap();
         assert_eq!(smallest_chunk(header, huge), None);
         assert_eq!(bump_up(16, 16, MAX_SIZE, 1), None);
-        assert_eq!(bump_up(usize::MAX - 15, usize::MAX, 0, 1 << 40), None);
+        assert_eq!(bump_up(usize::MAX - 15, usize::MAX, 0, LARGE), None);
         assert_eq!(bump_up(16, 16, 0, 1), Some(0));
     }
 }

@@ -4,6 +4,8 @@
 //! funds are on their way: what is not found then is not there. Reclaimers and hooks run, and nodes
 //! are dropped, after the lock is released.
 
+use std::mem;
+
 use nebula_memory_core::{
     MemoryError, is_reclaiming,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -536,6 +538,26 @@ impl Node {
             self.settle(locked);
             Ok(leak)
         })
+    }
+
+    /// Lets go of all below, once nobody can ask for them any more. They are released, and those
+    /// with bytes still charged live on in the accounts that may credit them, if there are any;
+    /// without this, parents and children would keep each other for ever.
+    pub(crate) fn part_with_children(&self) {
+        let mut gone = vec![];
+        self.tree.locked(|_| self.part_locked(&mut gone));
+    }
+
+    fn part_locked(&self, gone: &mut Vec<Arc<Self>>) {
+        let children = {
+            let mut family = self.family.lock();
+            gone.extend(mem::take(&mut family.borrowers).into_values());
+            mem::take(&mut family.children)
+        };
+        for child in children.into_values() {
+            child.part_locked(gone);
+            gone.push(child);
+        }
     }
 
     fn leak_report(&self) -> Option<LeakReport> {

@@ -68,6 +68,9 @@ impl Drop for Handle {
         // children releasing cannot fail.
         let released = self.node.release();
         debug_assert!(released.is_ok(), "{released:?}");
+        if self.parent.is_none() {
+            self.node.part_with_children();
+        }
     }
 }
 
@@ -455,13 +458,9 @@ impl fmt::Display for MemoryBudget {
     }
 }
 
+/// The path, and the tree as a table.
 impl fmt::Debug for MemoryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryBudget")
-            .field("path", &self.path())
-            .field("state", &self.state())
-            .field("committed", &self.committed())
-            .field("capacity", &self.capacity())
-            .finish_non_exhaustive()
+        write!(f, "MemoryBudget `{}`\n{self}", self.path())
     }
 }

@@ -1,12 +1,10 @@
 //! What happens at budgets, and who wants to hear of it.
 
-use std::{
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::fmt;
 
 use nebula_memory_core::{
     ByteSize,
+    panics::quietly,
     sync::{Arc, Mutex, atomic::Ordering::Relaxed},
 };
 
@@ -113,7 +111,7 @@ impl Pending {
             let hooks = hooks.0.lock().clone();
             for hook in hooks {
                 // A hook's panic is not the charger's.
-                let _ = catch_unwind(AssertUnwindSafe(|| hook(&notice)));
+                quietly(|| hook(&notice));
             }
         }
     }

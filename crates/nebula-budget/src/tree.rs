@@ -1,12 +1,10 @@
 //! What all budgets of a tree share: the lock under which funds move, and what waits for its end.
 
-use std::{
-    collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-};
+use std::collections::BTreeMap;
 
 use nebula_memory_core::{
     Charge, WaitSlot,
+    panics::FirstPanic,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -105,11 +103,9 @@ impl After {
     fn run(self) {
         // A waker is the runtime's code; if one panics, the others are woken all the same, and what
         // else there is to do is done.
-        let mut panic = None;
+        let mut panics = FirstPanic::default();
         for slot in self.served {
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| slot.wake())) {
-                panic.get_or_insert(payload);
-            }
+            panics.run(|| slot.wake());
         }
         for pending in self.events {
             pending.deliver();
@@ -118,8 +114,6 @@ impl After {
             node.relieve(missing);
         }
         drop(self.gone);
-        if let Some(payload) = panic {
-            resume_unwind(payload);
-        }
+        panics.resume();
     }
 }

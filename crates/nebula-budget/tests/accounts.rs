@@ -1,17 +1,24 @@
 //! Budgets under the suites that every account passes, and under allocators and collections.
 
 use hashbrown::HashMap;
-use nebula_budget::{Account, BudgetAccount, BudgetConfig, MemoryBudget, Reservation};
+use nebula_budget::{
+    Account, BudgetAccount, BudgetConfig, Grow, LocalBudget, MemoryBudget, Reservation, Reserve,
+};
 use nebula_memory_core::{Accounted, Charge, MemoryError, allocator_api2::vec::Vec};
 use nebula_testing::{
     CountingAllocator,
     conformance::{account_conformance, allocator_conformance},
 };
-use static_assertions::assert_impl_all;
+use static_assertions::{assert_impl_all, assert_not_impl_any};
 
 assert_impl_all!(MemoryBudget: Send, Sync, Clone, std::fmt::Debug, std::fmt::Display);
 assert_impl_all!(BudgetAccount: Send, Sync, Clone, std::fmt::Debug);
 assert_impl_all!(Reservation: Send, Sync, std::fmt::Debug);
+assert_impl_all!(LocalBudget: Send, std::fmt::Debug);
+// Its charges are plain stores: for one thread at a time, and not for two handles.
+assert_not_impl_any!(LocalBudget: Sync, Clone);
+assert_impl_all!(Reserve: Send, std::fmt::Debug);
+assert_impl_all!(Grow<'static>: Send, std::fmt::Debug);
 
 #[test]
 fn every_face_of_a_budget_is_a_proper_account() {
@@ -34,6 +41,54 @@ fn every_face_of_a_budget_is_a_proper_account() {
         },
         Some(LIMIT),
     );
+    account_conformance(
+        || {
+            kept.borrow_mut().push(root());
+            kept.borrow().last().unwrap().local()
+        },
+        Some(LIMIT),
+    );
+    account_conformance(
+        || {
+            let child = root().child_with("child", &borrowing).unwrap();
+            let local = std::rc::Rc::new(child.local());
+            kept.borrow_mut().push(child);
+            local
+        },
+        Some(LIMIT),
+    );
+}
+
+#[test]
+fn a_local_account_s_allocator_is_a_proper_allocator() {
+    let root = MemoryBudget::root("root", 1 << 30).unwrap();
+    let local = root.local();
+    allocator_conformance(|| local.allocator());
+    assert_eq!((root.used(), local.charged()), (0, 0));
+}
+
+#[test]
+fn a_local_account_goes_from_thread_to_thread() {
+    let root = MemoryBudget::root("root", 1 << 20).unwrap();
+    let mut local = root.local();
+    for _ in 0..4 {
+        local = std::thread::scope(|s| {
+            let worker = s.spawn(move || {
+                for _ in 0..1000 {
+                    local.try_charge(10).unwrap();
+                    local.credit(9);
+                }
+                local
+            });
+            worker.join().unwrap()
+        });
+    }
+    assert_eq!((local.charged(), root.used()), (4000, 4000));
+    // What is charged when it goes stays charged, to be credited to the budget.
+    drop(local);
+    assert_eq!((root.used(), root.committed()), (4000, 4000));
+    root.credit(4000);
+    assert_eq!((root.used(), root.snapshot().over_credited), (0, 0));
 }
 
 #[test]

@@ -155,7 +155,8 @@ fn step(model: &mut Model, op: &Op) -> Result<(), TestCaseError> {
             // A charge of nothing needs nothing, not even a budget that is open.
             let fits = (model.budgets[node].is_some() || bytes == 0)
                 && model.change(|nodes| {
-                    nodes[node].charged = nodes[node].charged.saturating_add(bytes).min(1 << 40);
+                    nodes[node].charged =
+                        nodes[node].charged.saturating_add(bytes).min(usize::MAX / 8);
                 });
             prop_assert_eq!(model.chargers[at].account.try_charge(bytes).is_ok(), fits);
             if fits {

@@ -151,3 +151,47 @@ fn a_dropped_reclaimer_is_not_asked() {
     assert!(f.asked().is_empty());
     drop(registration);
 }
+
+#[test]
+fn a_sibling_is_asked_for_no_more_than_it_has_borrowed() {
+    let f = Fixture::new(1000);
+    let config = BudgetConfig::builder(1000.into()).guaranteed(300.into()).build().unwrap();
+    let sibling = f.root.child_with("sibling", &config).unwrap();
+    // 500 charged: 300 are its own, 200 are borrowed.
+    let (cache, _kept) = f.spare("sibling's", &sibling, 500);
+    let tenant = f.borrower("tenant");
+    assert!(tenant.try_charge(701).is_err());
+    assert_eq!(cache.reclaimable(), 300, "it gave what it had borrowed, and kept what is its own");
+    tenant.try_charge(700).unwrap();
+    assert_eq!((f.root.used(), sibling.used()), (1000, 300));
+}
+
+#[test]
+fn a_sibling_that_has_borrowed_nothing_is_not_asked() {
+    let f = Fixture::new(1000);
+    let sibling = f.root.child("sibling", 400).unwrap();
+    let (cache, _kept) = f.spare("sibling's", &sibling, 400);
+    let tenant = f.borrower("tenant");
+    assert!(tenant.try_charge(601).is_err());
+    assert_eq!((cache.reclaimable(), f.log.lock().unwrap().len()), (400, 0));
+}
+
+#[test]
+fn what_is_idle_anywhere_goes_before_what_is_in_use() {
+    let f = Fixture::new(1000);
+    let (a, b, tenant) = (f.borrower("a"), f.borrower("b"), f.borrower("tenant"));
+    let kept: Vec<_> = [("hot a", &a, 9), ("idle b", &b, 1), ("hot own", &tenant, 9)]
+        .into_iter()
+        .map(|(name, budget, priority)| {
+            let (spare, registration) = f.spare(name, budget, 100);
+            drop(registration);
+            let weak: Weak<dyn Reclaim> = Arc::downgrade(&spare) as _;
+            (budget.reclaimers().register(name, priority, weak), spare)
+        })
+        .collect();
+    f.root.try_charge(700).unwrap();
+    tenant.try_charge(300).unwrap();
+    // One's own first; then, of the others, the idle before the hot.
+    assert_eq!(*f.log.lock().unwrap(), ["hot own", "idle b", "hot a"]);
+    drop(kept);
+}

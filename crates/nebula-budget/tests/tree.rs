@@ -1,5 +1,7 @@
 //! Trees of budgets, one thread: what counts where, and what comes back.
 
+use std::sync::Arc;
+
 use nebula_budget::{Account, BudgetConfig, BudgetState, MemoryBudget};
 use nebula_memory_core::{
     ByteSize, MemoryError, MemoryUsage, PressureSource, Throttle,
@@ -311,4 +313,45 @@ fn a_tree_prints_as_a_table() {
     assert!(lines[3].starts_with("    query") && lines[3].contains("1.0 MiB"), "{table}");
     assert!(lines[1].ends_with("active"), "{table}");
     query.credit(MIB);
+}
+
+#[test]
+fn debug_output_shows_the_path_and_the_tree() {
+    let root = MemoryBudget::root("root", 1000).unwrap();
+    let child = root.child("child", 400).unwrap();
+    let _leaf = child.child("leaf", 100).unwrap();
+    let text = format!("{child:?}");
+    for part in ["`root/child`", "committed", "leaf", "100 B"] {
+        assert!(text.contains(part), "`{part}` is missing: {text}");
+    }
+}
+
+#[test]
+fn a_tree_whose_charges_nobody_can_credit_any_more_is_freed() {
+    let dropped = Arc::new(());
+    let kept = Arc::clone(&dropped);
+    {
+        let root = MemoryBudget::root("root", 1000).unwrap();
+        let child = root.child("child", 400).unwrap();
+        let leaf = child.child("leaf", 100).unwrap();
+        leaf.watch(move |_| drop(Arc::clone(&kept))).detach();
+        leaf.try_charge(50).unwrap();
+        child.try_charge(60).unwrap();
+    }
+    assert_eq!(Arc::strong_count(&dropped), 1);
+}
+
+#[test]
+fn an_account_may_credit_after_the_whole_tree_has_gone() {
+    let root = MemoryBudget::root("root", 1000).unwrap();
+    let child = root.child("child", 400).unwrap();
+    let leaf = child.child("leaf", 100).unwrap();
+    leaf.try_charge(50).unwrap();
+    let (account, local) = (leaf.account(), leaf.local());
+    local.try_charge(20).unwrap();
+    drop((leaf, child, root));
+    account.credit(20);
+    local.credit(20);
+    account.credit(30);
+    assert!(account.try_charge(1).is_err());
 }

@@ -11,6 +11,8 @@ mod error;
 #[doc(hidden)]
 pub mod fence;
 pub mod layout;
+#[doc(hidden)]
+pub mod panics;
 mod pressure;
 mod reclaim;
 mod refusal;

@@ -8,15 +8,11 @@
 //!   (see [`is_reclaiming`]).
 //! - Nobody waits for a running reclaimer: one that runs already is skipped.
 
-use std::{
-    cell::Cell,
-    fmt,
-    ops::RangeInclusive,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::{cell::Cell, fmt, ops::RangeInclusive};
 
 use crate::{
     PressureLevel,
+    panics::quietly,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
@@ -283,12 +279,12 @@ impl ReclaimRegistry {
             let missing = wanted - report.given;
             // The reclaimer's own state is its own matter; ours is not touched by its code.
             // `target` is dropped in there, too: it may be the last handle by now.
-            let given = catch_unwind(AssertUnwindSafe(move || target.reclaim(missing, urgency)));
+            let given = quietly(move || target.reclaim(missing, urgency));
             entry.running.store(false, Ordering::Release);
             report.asked += 1;
             match given {
-                Ok(given) => report.given = report.given.saturating_add(given),
-                Err(_) => report.panicked += 1,
+                Some(given) => report.given = report.given.saturating_add(given),
+                None => report.panicked += 1,
             }
         }
         report

@@ -9,7 +9,6 @@ use std::{
     collections::VecDeque,
     fmt,
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -17,6 +16,7 @@ use std::{
 
 use crate::{
     MemoryError, WaitSlot,
+    panics::FirstPanic,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering, fence},
@@ -172,15 +172,11 @@ impl<T> WaitQueue<T> {
             waiters
         };
         // A waker is the runtime's code; if one panics, the others are woken all the same.
-        let mut panic = None;
+        let mut panics = FirstPanic::default();
         for (_, slot) in waiters {
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| slot.wake())) {
-                panic.get_or_insert(payload);
-            }
+            panics.run(|| slot.wake());
         }
-        if let Some(payload) = panic {
-            resume_unwind(payload);
-        }
+        panics.resume();
     }
 
     /// Leaves the line. `false` if the waiter was served (or the queue closed) before.

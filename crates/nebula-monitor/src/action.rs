@@ -3,12 +3,11 @@
 use std::{fmt, time::Duration};
 
 use nebula_memory_core::{
-    Clock, PressureLevel, ReclaimRegistry, ReclaimReport, Throttle, sync::Arc,
+    Clock, PressureLevel, ReclaimRegistry, ReclaimReport, Throttle, panics::quietly, sync::Arc,
 };
 
 use crate::{
     ActionEffect, ActionReport, PressureEvent, PressureMachine, Step,
-    guard::guarded,
     machine::{held, reclaim_target},
 };
 
@@ -117,10 +116,10 @@ impl Actions {
             let begun = clock.now();
             let effect = match &mut self.0[i].1 {
                 PressureAction::Notify(callback) if crossed => {
-                    guarded(|| callback(event)).map(|()| ActionEffect::Notified)
+                    quietly(|| callback(event)).map(|()| ActionEffect::Notified)
                 }
                 PressureAction::Throttle { target, .. } if crossed => {
-                    guarded(|| target.limit_single_charges(largest))
+                    quietly(|| target.limit_single_charges(largest))
                         .map(|()| ActionEffect::Throttled { largest })
                 }
                 PressureAction::Reclaim(registry) if due => {
@@ -160,7 +159,7 @@ impl Actions {
         let in_force = self.0.iter().filter(|(of, _)| *of <= level);
         let lift = |(_, action): &(PressureLevel, PressureAction)| match action {
             PressureAction::Throttle { target, .. } => {
-                guarded(|| target.limit_single_charges(None)).is_none()
+                quietly(|| target.limit_single_charges(None)).is_none()
             }
             _ => false,
         };
@@ -173,5 +172,5 @@ fn reclaim(
     wanted: usize,
     urgency: PressureLevel,
 ) -> Option<ReclaimReport> {
-    guarded(|| registry.reclaim(wanted, urgency))
+    quietly(|| registry.reclaim(wanted, urgency))
 }

@@ -5,7 +5,6 @@ mod action;
 mod builder;
 mod config;
 mod event;
-mod guard;
 mod handle;
 mod limits;
 mod machine;

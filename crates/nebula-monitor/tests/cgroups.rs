@@ -222,7 +222,8 @@ fn what_is_missing_is_named() {
         assert_eq!((v1.code(), v2.code()), ("source_unavailable", "source_unavailable"));
         (v1.to_string(), v2.to_string())
     };
-    assert!(why(&machine).0.contains("/proc/self/cgroup"));
+    // (What stands between the root and this is the platform's separator.)
+    assert!(why(&machine).0.contains("proc/self/cgroup"));
     machine.write("/proc/self/cgroup", "0::/a\n");
     assert!(why(&machine).0.contains("mountinfo"));
     machine.process("0::/a\n", &[]);

@@ -46,10 +46,13 @@ fn sysinfo_and_the_fast_path_tell_the_same() {
     let slow = nebula_monitor::SysinfoMemory::open().unwrap();
     let fast = SystemMemory::open().unwrap();
     let (slow, fast) = (slow.read().unwrap(), fast.read().unwrap());
-    assert_eq!(slow.limit, fast.limit);
+    // Under Wine one asks Windows' interface and the other the kernel's file; what Windows tells is
+    // a page less.
+    let (slow_limit, fast_limit) = (slow.limit.unwrap(), fast.limit.unwrap());
+    assert!(slow_limit.abs_diff(fast_limit) <= 4096, "{slow:?} {fast:?}");
     // Other processes come and go between the two readings.
     let difference = slow.used.abs_diff(fast.used);
-    assert!(difference < slow.limit.unwrap() / 10, "{slow:?} {fast:?}");
+    assert!(difference < slow_limit / 10, "{slow:?} {fast:?}");
 }
 
 /// The kernel's own files, of whatever control groups there are, pass the parsers.

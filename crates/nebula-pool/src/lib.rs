@@ -7,7 +7,6 @@ mod config;
 mod factory;
 mod guard;
 mod poolable;
-mod quiet;
 mod slots;
 mod stats;
 mod thread_safe;

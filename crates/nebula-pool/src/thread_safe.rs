@@ -15,7 +15,7 @@ use std::{fmt, time::Duration};
 
 use nebula_memory_core::{
     Account, MemoryError, MemoryUsage, PressureLevel, Reclaim, StatisticsProvider, StatsSnapshot,
-    Unlimited, WaitQueue, sync::Arc,
+    Unlimited, WaitQueue, panics::quietly, sync::Arc,
 };
 
 use crate::{
@@ -23,7 +23,6 @@ use crate::{
     books::{Books, Cause},
     claim::{Claim, Handed},
     factory::{self, BoxedFactory},
-    quiet::quietly,
     slots::{Claimed, Slots, Tag},
 };
 

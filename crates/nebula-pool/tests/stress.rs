@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Factory, LIMIT, block_on, poll, pool};
+use common::{Factory, LIMIT, block_on, poll, pool, until};
 use nebula_memory_core::{MemoryError, MemoryUsage, PressureLevel, Reclaim, Unlimited};
 use nebula_pool::{PoolConfig, Poolable, ThreadSafePool};
 use nebula_testing::{CountingAccount, Rng, catch, watchdog};
@@ -116,6 +116,7 @@ fn a_mixed_crowd_leaves_exact_books() {
         let own = account.balance();
         account.set_limit(own + 2500);
         let failed = AtomicUsize::new(0);
+        let all: Vec<_> = (0..7).map(|_| pool.try_get().unwrap()).collect();
         thread::scope(|s| {
             for seed in 0..THREADS {
                 let (pool, factory, failed) = (&pool, &factory, &failed);
@@ -126,6 +127,9 @@ fn a_mixed_crowd_leaves_exact_books() {
                     }
                 });
             }
+            // However the threads are scheduled, some of them wait.
+            until(|| pool.stats().waited > 0);
+            drop(all);
         });
         let stats = pool.stats();
         assert_eq!(stats.lent, 0, "{stats}");

@@ -411,7 +411,7 @@ unsafe impl Api2 for OverReturning {
 
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
         let address = ptr.addr().get();
-        let given = self.given().remove(&address);
+        let given = self.given().get(&address).copied();
         let Some(Given { asked, returned }) = given else {
             return self
                 .base
@@ -424,6 +424,7 @@ unsafe impl Api2 for OverReturning {
                 returned.size()
             ));
         }
+        self.given().remove(&address);
         // SAFETY: the block was allocated with `returned`, and the caller gives it up.
         unsafe { self.base.deallocate(ptr, returned) };
     }

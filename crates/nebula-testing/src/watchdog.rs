@@ -7,6 +7,9 @@ use std::{io::Write, panic::resume_unwind, sync::mpsc, thread, time::Duration};
 /// If it has not ended after `limit`, the whole process is aborted with a message that names the
 /// test: a thread that is stuck cannot be stopped in any other way.
 ///
+/// Where programs run many times slower, the environment variable `NEBULA_WATCHDOG_FACTOR`
+/// multiplies the limit.
+///
 /// ```
 /// use std::time::Duration;
 /// use nebula_testing::watchdog;
@@ -17,7 +20,7 @@ use std::{io::Write, panic::resume_unwind, sync::mpsc, thread, time::Duration};
 /// As `body` does, and if no thread can be started.
 pub fn watchdog<R: Send>(limit: Duration, body: impl FnOnce() -> R + Send) -> R {
     // Miri takes its time.
-    let limit = if cfg!(miri) { limit * 60 } else { limit };
+    let limit = limit * if cfg!(miri) { 60 } else { factor() };
     let test = thread::current().name().unwrap_or("a test").to_owned();
     thread::scope(|scope| {
         let (done, ended) = mpsc::channel::<()>();
@@ -40,4 +43,15 @@ pub fn watchdog<R: Send>(limit: Duration, body: impl FnOnce() -> R + Send) -> R 
             Err(panic) => resume_unwind(panic),
         }
     })
+}
+
+/// What multiplies every limit.
+///
+/// # Panics
+/// If `NEBULA_WATCHDOG_FACTOR` is set to something else than a number.
+fn factor() -> u32 {
+    match std::env::var("NEBULA_WATCHDOG_FACTOR") {
+        Ok(text) => text.parse().expect("NEBULA_WATCHDOG_FACTOR is a number"),
+        Err(_) => 1,
+    }
 }

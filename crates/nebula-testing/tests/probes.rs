@@ -16,7 +16,11 @@ use nebula_testing::{
     OverReturning, PanicOn, RefusingAccount, Rng, catch, watchdog,
 };
 
-const WORD: Layout = Layout::new::<u64>();
+/// (An `u64` is aligned to four bytes on some platforms.)
+const WORD: Layout = match Layout::from_size_align(8, 8) {
+    Ok(layout) => layout,
+    Err(_) => panic!("eight is a power of two"),
+};
 
 fn free(allocator: &impl Allocator, ptr: NonNull<u8>, layout: Layout) {
     // SAFETY: the allocators of these tests check what is freed and leave wrong blocks alone.
@@ -81,20 +85,29 @@ fn counting_allocator_ignores_empty_blocks() {
 #[test]
 fn failing_allocator_fails_at_the_chosen_requests() {
     let failing = FailingAllocator::new(CountingAllocator::new());
+    let mut blocks = Vec::new();
+    let mut got = |block: Option<NonNull<[u8]>>| {
+        blocks.extend(block);
+        block.is_some()
+    };
     failing.fail_at(1);
-    let results: Vec<bool> = (0..3).map(|_| failing.allocate(WORD).is_ok()).collect();
+    let results: Vec<bool> = (0..3).map(|_| got(failing.allocate(WORD).ok())).collect();
     assert_eq!(results, [true, false, true]);
     assert_eq!((failing.calls(), failing.tripped()), (3, true));
     failing.fail_from(1);
-    let results: Vec<bool> = (0..3).map(|_| failing.try_allocate(WORD).is_ok()).collect();
+    let results: Vec<bool> = (0..3).map(|_| got(failing.try_allocate(WORD).ok())).collect();
     assert_eq!(results, [true, false, false]);
     failing.fail_at(10);
-    assert!(failing.allocate_zeroed(WORD).is_ok());
+    assert!(got(failing.allocate_zeroed(WORD).ok()));
     assert!(!failing.tripped());
     failing.fail_from(0);
     failing.fail_never();
-    assert!(failing.allocate(WORD).is_ok());
+    assert!(got(failing.allocate(WORD).ok()));
     assert_eq!(failing.get_ref().live_blocks(), 5);
+    for block in blocks {
+        free(&failing, block.cast(), WORD);
+    }
+    failing.get_ref().assert_clean();
 }
 
 #[test]
@@ -138,6 +151,7 @@ fn over_returning_allocator_returns_more_and_takes_any_fitting_size() {
     let block = base.allocate(WORD).unwrap();
     let beyond = Layout::from_size_align(block.len() + 1, 8).unwrap();
     assert!(message(catch(|| free(&base, block.cast(), beyond))).contains("is freed as"));
+    free(&base, block.cast(), WORD);
     assert!(message(catch(|| base.assert_clean())).contains("misused"));
 }
 
@@ -268,10 +282,11 @@ fn watchdog_aborts_what_does_not_end() {
     let output = Command::new(program)
         .args(["--exact", NAME, "--test-threads", "1"])
         .env("NEBULA_TEST_HANGS", "1")
+        .env("NEBULA_WATCHDOG_FACTOR", "2")
         .output()
         .unwrap();
     assert!(!output.status.success());
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(errors.contains("is not over after 50ms"), "{errors}");
+    assert!(errors.contains("is not over after 100ms"), "{errors}");
     assert!(errors.contains(NAME), "{errors}");
 }

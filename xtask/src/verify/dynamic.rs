@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{
     Context, NO_PACKAGE,
     compiler::{Compiler, Wanted, host},
-    names,
+    names, with_examples,
 };
 use crate::{
     Result, artifacts,
@@ -13,6 +13,9 @@ use crate::{
     steps::Outcome,
     tools::{self, CARGO_FUZZ},
 };
+
+/// Leaves out tests that race on purpose.
+const TSAN_CFG: &str = "--cfg nebula_tsan";
 
 /// Makes arenas and pools tell AddressSanitizer what they freed: without that, a use after a reset
 /// would not be seen. (Fuzz targets run under it, too.)
@@ -56,8 +59,8 @@ pub(super) fn tsan(context: &Context<'_>) -> Result<Outcome> {
     if packages.is_empty() {
         return Ok(Outcome::Skipped(NO_PACKAGE.into()));
     }
-    let mut flags = "-Zsanitizer=thread".to_owned();
-    let mut cmd = compiler.cargo(context, &context.target("tsan"));
+    let mut flags = format!("-Zsanitizer=thread {TSAN_CFG}");
+    let mut linker = None;
     if let Some(llvm) = compiler.debian_llvm() {
         // Debian's compiler comes without the run-time library; clang of the same LLVM links its own.
         let clang = format!("clang-{llvm}");
@@ -67,16 +70,19 @@ pub(super) fn tsan(context: &Context<'_>) -> Result<Outcome> {
         }
         flags.push_str(" -Zexternal-clangrt -Clink-arg=-fsanitize=thread");
         let variable = host.replace('-', "_").to_uppercase();
-        cmd = cmd.env(&format!("CARGO_TARGET_{variable}_LINKER"), clang);
+        linker = Some((format!("CARGO_TARGET_{variable}_LINKER"), clang));
     }
-    cmd.env("RUSTFLAGS", flags)
-        .env("TSAN_OPTIONS", "allocator_may_return_null=1")
-        .env("PROPTEST_CASES", "16")
-        .args(["test", "-Zbuild-std", "--target", &host])
-        .args(["--lib", "--tests", "--all-features", "--no-fail-fast"])
-        .args(names(&packages))
-        .run()?;
-    Ok(Outcome::Passed)
+    with_examples(&packages, |subcommand| {
+        let cmd = compiler.cargo(context, &context.target("tsan"));
+        let cmd = match &linker {
+            Some((variable, clang)) => cmd.env(variable, clang),
+            None => cmd,
+        };
+        cmd.env("RUSTFLAGS", &flags)
+            .env("TSAN_OPTIONS", "allocator_may_return_null=1")
+            .env("PROPTEST_CASES", "16")
+            .args([subcommand, "-Zbuild-std", "--target", &host])
+    })
 }
 
 pub(super) fn miri(context: &Context<'_>) -> Result<Outcome> {
@@ -104,6 +110,9 @@ pub(super) fn miri(context: &Context<'_>) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// What memcheck is not to report, with reasons.
+const SUPPRESSIONS: &str = "xtask/src/verify/memcheck.supp";
+
 pub(super) fn memcheck(context: &Context<'_>) -> Result<Outcome> {
     if let Err(why) = tools::ensure_apt("valgrind", &["valgrind"]) {
         return Ok(Outcome::Skipped(why));
@@ -112,11 +121,13 @@ pub(super) fn memcheck(context: &Context<'_>) -> Result<Outcome> {
     if packages.is_empty() {
         return Ok(Outcome::Skipped(NO_PACKAGE.into()));
     }
-    // What the ordinary tests build will do, so that it is built where they build.
+    // What the ordinary tests build will do, so that it is built where they build. (Without
+    // `--tests` there are the examples, too; some tests run them.)
     let cmd = Cmd::cargo()
         .dir(context.workspace.root())
-        .args(["test", "--no-run", "--lib", "--tests", "--all-features"])
+        .args(["test", "--no-run", "--all-features"])
         .args(names(&packages));
+    let suppressions = context.workspace.root().join(SUPPRESSIONS);
     let ours: HashSet<_> = packages.iter().map(|package| &package.id).collect();
     let mut failed = Vec::new();
     for program in artifacts::build(cmd)? {
@@ -127,8 +138,13 @@ pub(super) fn memcheck(context: &Context<'_>) -> Result<Outcome> {
             .without_cargo_env()
             .dir(program.folder())
             .env("PROPTEST_CASES", "4")
-            .args(["-q", "--error-exitcode=9", "--leak-check=full"])
+            // One thread at a time runs, and many times slower.
+            .env("NEBULA_WATCHDOG_FACTOR", "10")
+            .args(["-q", "--error-exitcode=9", "--leak-check=full", "--fair-sched=try"])
             .args(["--errors-for-leak-kinds=definite", "--show-leak-kinds=definite"])
+            // Deep enough to see the test, by which suppressions name what they are about.
+            .arg("--num-callers=50")
+            .arg(format!("--suppressions={}", suppressions.display()))
             .arg(&program.executable)
             .arg("--test-threads=1")
             .run();

@@ -11,9 +11,9 @@ mod system;
 
 use std::{fmt, path::Path};
 
-use nebula_memory_core::{ByteSize, MemoryError, PressureReading, PressureSource, sync::Arc};
-
-use crate::guard::guarded;
+use nebula_memory_core::{
+    ByteSize, MemoryError, PressureReading, PressureSource, panics::quietly, sync::Arc,
+};
 
 pub use {cgroup_v1::CgroupV1, cgroup_v2::CgroupV2, system::SystemMemory};
 
@@ -110,7 +110,7 @@ impl Source {
     /// A reading; a panic of an injected source is a failure like any other.
     fn read(&self) -> Result<PressureReading, MemoryError> {
         let source = self.as_dyn();
-        guarded(|| source.read())
+        quietly(|| source.read())
             .unwrap_or_else(|| Err(MemoryError::source_unavailable("injected", "it panicked")))
     }
 
@@ -176,7 +176,7 @@ impl Sources {
     }
 
     pub(crate) fn inject(&mut self, source: Arc<dyn PressureSource>) {
-        let name = guarded(|| source.name().to_owned()).unwrap_or_else(|| "injected".to_owned());
+        let name = quietly(|| source.name().to_owned()).unwrap_or_else(|| "injected".to_owned());
         self.add(&name, Ok(Source::Injected(source)));
     }
 
