@@ -523,12 +523,17 @@ impl Node {
     pub(crate) fn clamp(&self) -> usize {
         // Before the first charge nothing has been handed over yet.
         let funded = if self.state() == BudgetState::Created { 0 } else { self.funded() };
+        let mut clamped = 0_usize;
         loop {
             // In this order: bytes on their way between the two are counted nowhere, never twice.
             let free = self.free();
             let excess = free.saturating_add(self.lent()).saturating_sub(funded).min(free);
-            if excess == 0 || self.hot.free.take_from(free, excess) {
-                return excess;
+            if excess == 0 {
+                return clamped;
+            }
+            // There may be more than `free` can say.
+            if self.hot.free.take_from(free, excess) {
+                clamped = clamped.saturating_add(excess);
             }
         }
     }

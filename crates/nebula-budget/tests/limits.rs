@@ -405,6 +405,8 @@ fn what_was_let_through_stays_when_the_limit_is_enforced() {
     assert_eq!(root.used(), 0);
 }
 
+// On 32-bit targets a budget can hold all that a number can say.
+#[cfg(target_pointer_width = "64")]
 #[test]
 fn huge_charges_are_errors_and_change_nothing() {
     for enforcement in [Enforcement::Enforce, Enforcement::Observe] {
