@@ -176,7 +176,7 @@ fn holds(snapshot: &BudgetSnapshot, excesses: bool) -> bool {
 }
 
 fn runs(mode: Mode) {
-    for seed in 0..300 {
+    for seed in 0..100 {
         let mut run = Run::new(seed, mode);
         for _ in 0..60 {
             run.step();
