@@ -1,5 +1,10 @@
 //! `nebula-alloc`: a bump region beside bumpalo and the global allocator, and what counting costs.
 
+mod adaptors;
+mod blocks;
+mod bump;
+mod stack;
+
 use std::{alloc::Layout, hint::black_box};
 
 use nebula_alloc::{BumpAllocator, Exclusive, SystemAllocator, Tracked};
@@ -71,7 +76,7 @@ fn counted_region() -> Tracked<BumpAllocator, Exclusive> {
 
 /// The cases.
 pub fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         Case::new(
             "64 B, bump",
             Contender::batches("ours", BATCH as u64, region, |b| place(&*b), Resettable::reset),
@@ -104,5 +109,10 @@ pub fn cases() -> Vec<Case> {
             Contender::each("ours", SystemAllocator::new, |a| pair(&*a)),
         )
         .peer(Contender::each("System", || Foreign::new(System), |a| pair(*a))),
-    ]
+    ];
+    cases.extend(blocks::cases());
+    cases.extend(bump::cases());
+    cases.extend(stack::cases());
+    cases.extend(adaptors::cases());
+    cases
 }

@@ -1,22 +1,12 @@
 //! One region and a cursor.
-//!
-//! Where blocks go is decided in `bumping`; here are the pointers.
 
-use std::{
-    alloc::Layout,
-    cell::Cell,
-    fmt,
-    num::NonZero,
-    ptr::{self, NonNull},
-};
+use std::{alloc::Layout, fmt};
 
 use nebula_memory_core::{
-    Align, Allocator, Global, MemoryError, MemoryUsage, Resettable,
-    allocator_api2::alloc::{AllocError, Allocator as Api2},
-    layout::{is_aligned, layout},
+    Allocator, Global, MemoryError, MemoryUsage, Resettable, layout::layout as checked_layout,
 };
 
-use crate::{bumping, poison::poison, poison::unpoison};
+use crate::{Exclusive, Mode, Shared, placing::allocator_over, poison::unpoison, region::Region};
 
 /// The alignment of a region: what the system's heap gives without asking for more.
 const REGION_ALIGN: usize = 16;
@@ -29,8 +19,15 @@ const REGION_ALIGN: usize = 16;
 /// order). The last block grows and shrinks in place. Blocks of no bytes cost nothing. What does
 /// not fit is refused with [`MemoryError::CapacityExceeded`]; the region never grows.
 ///
-/// It serves one thread at a time: it is `Send`, not `Sync`. Collections take it by reference, or
-/// by value when they are all that lives in it.
+/// What is only needed for a while goes into a [`scope`](Self::scope), which takes everything back
+/// at its end; borrows make sure that nothing outlives it.
+///
+/// The mode is chosen by the constructor. [`try_new`](BumpAllocator::try_new) makes one for a
+/// single thread at a time: it is `Send`, not `Sync`. [`try_shared`](BumpAllocator::try_shared)
+/// makes one for any number of threads, without locks: an allocation is one atomic exchange of the
+/// cursor, which is tried again when another thread was faster, and a request is refused only if
+/// it does not fit at that moment. Collections take either by reference, or by value when they are
+/// all that lives in it.
 ///
 /// ```
 /// use nebula_alloc::BumpAllocator;
@@ -75,7 +72,7 @@ const REGION_ALIGN: usize = 16;
 /// # Ok::<(), nebula_memory_core::MemoryError>(())
 /// ```
 ///
-/// and it is not shared between threads:
+/// The form for one thread is not shared:
 ///
 /// ```compile_fail,E0277
 /// use nebula_alloc::BumpAllocator;
@@ -87,24 +84,36 @@ const REGION_ALIGN: usize = 16;
 /// });
 /// # Ok::<(), nebula_memory_core::MemoryError>(())
 /// ```
-pub struct BumpAllocator<A: Allocator = Global> {
-    /// The region, allocated by `base` with the layout `region_layout()`; its provenance covers
-    /// all of it.
-    start: NonNull<u8>,
-    /// The address of the first free byte: `start <= cursor <= end`.
-    cursor: Cell<usize>,
-    /// The address after the last byte.
-    end: usize,
+///
+/// the form for many is:
+///
+/// ```
+/// use nebula_alloc::BumpAllocator;
+/// use nebula_memory_core::{MemoryUsage, TypedAllocator};
+///
+/// let bump = BumpAllocator::try_shared(4096)?;
+/// let numbers = std::thread::scope(|s| {
+///     let threads = [1_u64, 2, 3].map(|n| {
+///         let bump = &bump;
+///         s.spawn(move || bump.try_new(n))
+///     });
+///     threads.map(|thread| thread.join().unwrap().unwrap())
+/// });
+/// assert_eq!(numbers.iter().map(|number| **number).sum::<u64>(), 6);
+/// assert_eq!(bump.used(), 24);
+/// # drop(numbers);
+/// # Ok::<(), nebula_memory_core::MemoryError>(())
+/// ```
+pub struct BumpAllocator<A: Allocator = Global, M: Mode = Exclusive> {
+    /// The region, allocated by `base` with the alignment `REGION_ALIGN`.
+    region: Region<M>,
+    /// Bytes of the region as it was allocated.
+    size: usize,
     base: A,
 }
 
-// SAFETY: the region belongs to this value alone and the cursor moves with it; freeing on another
-// thread goes through `base`, which must be `Send` for that. Blocks that are borrowed from
-// `&BumpAllocator` pin it to its thread, because it is not `Sync`.
-unsafe impl<A: Allocator + Send> Send for BumpAllocator<A> {}
-
 impl BumpAllocator {
-    /// A region of `capacity` bytes from the global allocator.
+    /// A region of `capacity` bytes from the global allocator, for one thread at a time.
     ///
     /// # Errors
     /// - [`MemoryError::InvalidConfig`] if `capacity` is zero,
@@ -115,8 +124,19 @@ impl BumpAllocator {
     }
 }
 
+impl BumpAllocator<Global, Shared> {
+    /// A region of `capacity` bytes from the global allocator, for any number of threads.
+    ///
+    /// # Errors
+    /// As [`try_new`](BumpAllocator::try_new).
+    pub fn try_shared(capacity: usize) -> Result<Self, MemoryError> {
+        Self::try_shared_in(capacity, Global)
+    }
+}
+
 impl<A: Allocator> BumpAllocator<A> {
-    /// A region of `capacity` bytes from `base`, which gets it back when this is dropped.
+    /// A region of `capacity` bytes from `base`, which gets it back when this is dropped, for one
+    /// thread at a time.
     ///
     /// # Errors
     /// As [`try_new`](BumpAllocator::try_new), and with whatever `base` refuses.
@@ -133,256 +153,186 @@ impl<A: Allocator> BumpAllocator<A> {
     /// # Ok::<(), nebula_memory_core::MemoryError>(())
     /// ```
     pub fn try_new_in(capacity: usize, base: A) -> Result<Self, MemoryError> {
+        Self::with_mode(capacity, base)
+    }
+}
+
+impl<A: Allocator> BumpAllocator<A, Shared> {
+    /// A region of `capacity` bytes from `base`, which gets it back when this is dropped, for any
+    /// number of threads.
+    ///
+    /// # Errors
+    /// As [`try_new`](BumpAllocator::try_new), and with whatever `base` refuses.
+    pub fn try_shared_in(capacity: usize, base: A) -> Result<Self, MemoryError> {
+        Self::with_mode(capacity, base)
+    }
+}
+
+impl<A: Allocator, M: Mode> BumpAllocator<A, M> {
+    fn with_mode(capacity: usize, base: A) -> Result<Self, MemoryError> {
         if capacity == 0 {
             return Err(MemoryError::invalid_config("capacity", capacity, "must be above zero"));
         }
-        let region = base.try_allocate(layout(capacity, REGION_ALIGN)?)?;
-        let start = region.cast::<u8>();
-        poison(start, capacity);
-        let address = start.addr().get();
-        Ok(Self { start, cursor: Cell::new(address), end: address + capacity, base })
+        let layout = checked_layout(capacity, REGION_ALIGN)?;
+        let start = base.try_allocate(layout)?.cast::<u8>();
+        // SAFETY: the region was allocated with this size, and belongs to this value until it is
+        // dropped.
+        let region = unsafe { Region::new(start, capacity) };
+        let bump = Self { region, size: capacity, base };
+        if bump.region.size() == 0 {
+            // Not in the part of the address space that programs have; it goes back.
+            return Err(MemoryError::out_of_memory(layout));
+        }
+        Ok(bump)
     }
 
     /// The allocator that the region came from.
     pub const fn base(&self) -> &A {
         &self.base
     }
-
-    fn size(&self) -> usize {
-        self.end - self.start.addr().get()
-    }
-
-    /// The pointer to an address of the region.
-    ///
-    /// # Safety
-    /// `start <= address <= end`.
-    #[inline]
-    unsafe fn at(&self, address: usize) -> NonNull<u8> {
-        debug_assert!(self.start.addr().get() <= address && address <= self.end);
-        let pointer = self.start.as_ptr().with_addr(address);
-        // SAFETY: the address is not below that of `start`, which is not null.
-        unsafe { NonNull::new_unchecked(pointer) }
-    }
-
-    /// The whole fast path.
-    #[inline]
-    fn bump(&self, layout: Layout) -> Option<NonNull<[u8]>> {
-        if layout.size() == 0 {
-            return Some(empty(layout));
-        }
-        let place = bumping::place(self.cursor.get(), self.end, layout)?;
-        self.cursor.set(place.end);
-        // SAFETY: a place lies between the cursor and the end.
-        let block = unsafe { self.at(place.start) };
-        unpoison(block, layout.size());
-        Some(NonNull::slice_from_raw_parts(block, layout.size()))
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn refusal(&self, layout: Layout) -> MemoryError {
-        MemoryError::CapacityExceeded {
-            requested: layout.size(),
-            available: bumping::room(self.cursor.get(), self.end, layout.align()),
-            align: Align::new(layout.align()),
-        }
-    }
-
-    /// Whether the block is the last, so that the bytes from its start on are this call's to
-    /// give. Empty blocks have no bytes.
-    #[inline]
-    fn is_last(&self, ptr: NonNull<u8>, layout: Layout) -> bool {
-        layout.size() != 0 && bumping::is_last(ptr.addr().get(), layout.size(), self.cursor.get())
-    }
-
-    /// Frees the last block and places one of `new` there; the first `keep` bytes are kept. On
-    /// `None` nothing has changed.
-    ///
-    /// # Safety
-    /// `ptr` is the last block, `old` fits it, and `keep` is at most either size.
-    #[inline]
-    unsafe fn replace_last(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-        keep: usize,
-    ) -> Option<NonNull<[u8]>> {
-        let start = ptr.addr().get();
-        if new.size() == 0 {
-            self.cursor.set(start);
-            poison(ptr, old.size());
-            return Some(empty(new));
-        }
-        let place = bumping::place(start, self.end, new)?;
-        self.cursor.set(place.end);
-        // SAFETY: a place lies between the start of the last block and the end of the region.
-        let block = unsafe { self.at(place.start) };
-        unpoison(block, new.size());
-        if place.start != start {
-            // SAFETY: `keep` bytes are readable in the old block and writable in the new one, and
-            // the two may overlap. Nobody else uses either: the caller gave up the old block.
-            unsafe { ptr.copy_to(block, keep) };
-            poison(ptr, place.start - start);
-        }
-        let old_end = start + old.size();
-        if place.end < old_end {
-            // SAFETY: the end of a place lies in the region.
-            poison(unsafe { self.at(place.end) }, old_end - place.end);
-        }
-        Some(NonNull::slice_from_raw_parts(block, new.size()))
-    }
-
-    /// Places a block of `new` elsewhere and copies `keep` bytes to it; the old block is lost to
-    /// the region until it is reset. On `None` nothing has changed.
-    ///
-    /// # Safety
-    /// `old` fits the live block at `ptr`, and `keep` is at most either size.
-    #[inline]
-    unsafe fn relocate(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-        keep: usize,
-    ) -> Option<NonNull<[u8]>> {
-        let block = self.bump(new)?;
-        // SAFETY: `keep` bytes are readable in the old block and writable in the new one; two live
-        // blocks do not overlap.
-        unsafe { ptr::copy_nonoverlapping(ptr.as_ptr(), block.cast().as_ptr(), keep) };
-        poison(ptr, old.size());
-        Some(block)
-    }
 }
 
-/// A block of no bytes: an address with the right alignment, and nothing behind it.
-#[inline]
-fn empty(layout: Layout) -> NonNull<[u8]> {
-    let align = NonZero::new(layout.align()).unwrap_or(NonZero::<usize>::MIN);
-    NonNull::slice_from_raw_parts(NonNull::dangling().with_addr(align), 0)
-}
+allocator_over!([A: Allocator, M: Mode] BumpAllocator<A, M>, region);
 
-// SAFETY: blocks lie in the region, which stays where it is until this value is dropped (moving it
-// moves the pointers only, and it is not `Clone`); `reset` needs `&mut self`, so that no borrow is
-// left. Live blocks do not overlap: a block is placed at or after the cursor, the cursor moves past
-// it, and moves back only over a block that its owner gave up and that nothing follows.
-unsafe impl<A: Allocator> Api2 for BumpAllocator<A> {
-    #[inline]
-    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        self.bump(layout).ok_or_else(|| self.refusal(layout).into_alloc_error())
-    }
-
-    #[inline]
-    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        poison(ptr, layout.size());
-        if self.is_last(ptr, layout) {
-            self.cursor.set(ptr.addr().get());
-        }
-    }
-
-    #[inline]
-    unsafe fn grow(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        let block = if self.is_last(ptr, old) {
-            // SAFETY: it is the last block, `old` fits it as the caller promises, and the old size
-            // is at most the new one.
-            unsafe { self.replace_last(ptr, old, new, old.size()) }
-        } else {
-            // SAFETY: `old` fits the live block, and its size is at most the new one.
-            unsafe { self.relocate(ptr, old, new, old.size()) }
-        };
-        block.ok_or_else(|| self.refusal(new).into_alloc_error())
-    }
-
-    #[inline]
-    unsafe fn grow_zeroed(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller's promises are the callee's.
-        let block = unsafe { self.grow(ptr, old, new) }?;
-        // SAFETY: the old size is at most the new one, so that the sum lies in the block.
-        let added = unsafe { block.cast::<u8>().add(old.size()) };
-        // SAFETY: the block is `new.size()` bytes long, writable, and nobody else's.
-        unsafe { added.write_bytes(0, new.size() - old.size()) };
-        Ok(block)
-    }
-
-    #[inline]
-    unsafe fn shrink(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        let block = if self.is_last(ptr, old) {
-            // SAFETY: it is the last block, `old` fits it as the caller promises, and the new size
-            // is at most the old one.
-            unsafe { self.replace_last(ptr, old, new, new.size()) }
-        } else if is_aligned(ptr.addr().get(), new.align()) {
-            // SAFETY: the new size is at most the old one, so that the sum lies in the block.
-            poison(unsafe { ptr.add(new.size()) }, old.size() - new.size());
-            Some(NonNull::slice_from_raw_parts(ptr, new.size()))
-        } else {
-            // SAFETY: `old` fits the live block, and the new size is at most its size.
-            unsafe { self.relocate(ptr, old, new, new.size()) }
-        };
-        block.ok_or_else(|| self.refusal(new).into_alloc_error())
-    }
-}
-
-// SAFETY: every slice that is returned is `layout.size()` bytes long.
-unsafe impl<A: Allocator> Allocator for BumpAllocator<A> {
-    #[inline]
-    fn try_allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, MemoryError> {
-        self.bump(layout).ok_or_else(|| self.refusal(layout))
-    }
-}
-
-/// Bytes before the cursor are in use: blocks, the padding between them, and what was freed out of
-/// order.
-impl<A: Allocator> MemoryUsage for BumpAllocator<A> {
-    fn used(&self) -> usize {
-        self.cursor.get() - self.start.addr().get()
-    }
-
-    fn capacity(&self) -> Option<usize> {
-        Some(self.size())
-    }
-}
-
-/// The cursor goes back to the start; the region is kept.
-impl<A: Allocator> Resettable for BumpAllocator<A> {
-    fn reset(&mut self) {
-        self.cursor.set(self.start.addr().get());
-        poison(self.start, self.size());
-    }
-}
-
-impl<A: Allocator> Drop for BumpAllocator<A> {
+impl<A: Allocator, M: Mode> Drop for BumpAllocator<A, M> {
     fn drop(&mut self) {
-        let size = self.size();
-        unpoison(self.start, size);
+        let (start, size) = (self.region.start(), self.size);
+        unpoison(start, size);
         // SAFETY: the layout is the one that the region was allocated with, whose validity was
         // checked then.
         let layout = unsafe { Layout::from_size_align_unchecked(size, REGION_ALIGN) };
         // SAFETY: the region was allocated by `base` with this layout, and nobody can use it after
         // this value.
-        unsafe { self.base.deallocate(self.start, layout) };
+        unsafe { self.base.deallocate(start, layout) };
     }
 }
 
-impl<A: Allocator> fmt::Debug for BumpAllocator<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BumpAllocator")
-            .field("used", &self.used())
-            .field("capacity", &self.size())
-            .finish_non_exhaustive()
+/// All that is left in a [`BumpAllocator`] or in another scope, until it is dropped.
+///
+/// It is an allocator of its own, with the same properties and for as many threads. While it is
+/// open, the one around it has nothing left to give, but its blocks can be used as before; when it
+/// is dropped, the one around it has everything back. A scope that is leaked (`std::mem::forget`)
+/// keeps its bytes until the one around it is reset.
+///
+/// ```
+/// use nebula_alloc::BumpAllocator;
+/// use nebula_memory_core::{MemoryUsage, TypedAllocator, allocator_api2::vec::Vec};
+///
+/// let bump = BumpAllocator::try_new(64 << 10)?;
+/// let mut sums = Vec::with_capacity_in(10, &bump);
+/// for request in 0..10_u64 {
+///     let scope = bump.scope();
+///     let scratch = scope.try_new_slice(100, |i| i as u64 * request)?;
+///     sums.push(scratch.iter().sum::<u64>());
+/// }
+/// assert_eq!((sums[9], bump.used()), (44_550, 80));
+/// # Ok::<(), nebula_memory_core::MemoryError>(())
+/// ```
+///
+/// ```compile_fail,E0597
+/// use nebula_alloc::BumpAllocator;
+/// use nebula_memory_core::TypedAllocator;
+///
+/// let bump = BumpAllocator::try_new(4096)?;
+/// let number = {
+///     let scope = bump.scope();
+///     scope.try_new(1_u32)?
+/// };
+/// assert_eq!(*number, 1);
+/// # Ok::<(), nebula_memory_core::MemoryError>(())
+/// ```
+#[must_use = "a scope ends when it is dropped"]
+pub struct BumpScope<'a, M: Mode = Exclusive> {
+    region: Region<M>,
+    around: &'a Region<M>,
+}
+
+allocator_over!(['a, M: Mode] BumpScope<'a, M>, region);
+
+impl<M: Mode> Drop for BumpScope<'_, M> {
+    fn drop(&mut self) {
+        // SAFETY: it was lent by the one around when the scope was opened, and is returned here
+        // only; blocks borrow the scope, so that none is left.
+        unsafe { self.around.return_rest(&self.region) };
     }
 }
+
+/// How far a bump allocator or a scope was at one moment: what to go back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BumpCheckpoint {
+    address: usize,
+}
+
+/// What a bump allocator and a scope can both do.
+macro_rules! bump_methods {
+    ([$($generics:tt)*] $type:ty, $name:literal) => {
+        impl<$($generics)*> $type {
+            /// Opens a scope: everything that is left, until it is dropped. Takes O(1).
+            pub fn scope(&self) -> BumpScope<'_, M> {
+                BumpScope { region: self.region.lend_rest(), around: &self.region }
+            }
+
+            /// How far it is now, for [`restore`](Self::restore).
+            pub fn checkpoint(&self) -> BumpCheckpoint {
+                BumpCheckpoint { address: self.region.top() }
+            }
+
+            /// Takes back everything that was allocated since `checkpoint` was made, whoever has
+            /// it; `&mut` proves that no borrow is left.
+            ///
+            /// A [`scope`](Self::scope) does the same while blocks from before are borrowed.
+            ///
+            /// ```
+            /// use nebula_alloc::BumpAllocator;
+            /// use nebula_memory_core::{MemoryUsage, TypedAllocator};
+            ///
+            /// let mut bump = BumpAllocator::try_new(4096)?;
+            /// std::mem::forget(bump.try_new([1_u8; 30])?);
+            /// let checkpoint = bump.checkpoint();
+            /// std::mem::forget(bump.try_new([2_u8; 60])?);
+            /// bump.restore(checkpoint)?;
+            /// assert_eq!(bump.used(), 30);
+            /// # Ok::<(), nebula_memory_core::MemoryError>(())
+            /// ```
+            ///
+            /// # Errors
+            /// [`MemoryError::NotTopOfStack`] if the checkpoint is not at or before the cursor:
+            /// more than what came after it was given back already, or it is another's. Nothing
+            /// has changed then.
+            pub fn restore(&mut self, checkpoint: BumpCheckpoint) -> Result<(), MemoryError> {
+                self.region.restore(checkpoint.address)
+            }
+        }
+
+        /// Bytes before the cursor are in use: blocks, the padding between them, what was freed out
+        /// of order, and an open scope, which takes all the rest.
+        impl<$($generics)*> MemoryUsage for $type {
+            fn used(&self) -> usize {
+                self.region.used()
+            }
+
+            fn capacity(&self) -> Option<usize> {
+                Some(self.region.size())
+            }
+        }
+
+        /// The cursor goes back to the start; the memory is kept.
+        impl<$($generics)*> Resettable for $type {
+            fn reset(&mut self) {
+                self.region.reset();
+            }
+        }
+
+        impl<$($generics)*> fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct($name)
+                    .field("used", &self.region.used())
+                    .field("capacity", &self.region.size())
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+bump_methods!([A: Allocator, M: Mode] BumpAllocator<A, M>, "BumpAllocator");
+bump_methods!(['a, M: Mode] BumpScope<'a, M>, "BumpScope");

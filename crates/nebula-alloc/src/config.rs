@@ -1,8 +1,11 @@
 //! Which allocator to build, as plain data.
 
-use std::fmt;
+use std::{alloc::Layout, fmt};
 
-use nebula_memory_core::{Allocator, ByteSize, ConfigFaults, MemoryError, layout::MAX_SIZE};
+use nebula_memory_core::{
+    Allocator, ByteSize, ConfigFaults, MemoryError,
+    layout::{MAX_SIZE, layout},
+};
 
 use crate::{ConfiguredAllocator, SystemAllocator};
 
@@ -17,6 +20,10 @@ pub enum AllocatorChoice {
     System,
     /// A [`BumpAllocator`](crate::BumpAllocator) over one region of the base allocator.
     Bump,
+    /// A [`StackAllocator`](crate::StackAllocator) over one region of the base allocator.
+    Stack,
+    /// A [`PoolAllocator`](crate::PoolAllocator) with pages from the base allocator.
+    Pool,
 }
 
 impl fmt::Display for AllocatorChoice {
@@ -24,6 +31,8 @@ impl fmt::Display for AllocatorChoice {
         f.pad(match self {
             Self::System => "system",
             Self::Bump => "bump",
+            Self::Stack => "stack",
+            Self::Pool => "pool",
         })
     }
 }
@@ -52,9 +61,16 @@ impl fmt::Display for AllocatorChoice {
 pub struct AllocatorConfig {
     /// What to build.
     pub kind: AllocatorChoice,
-    /// The size of the region, for [`AllocatorChoice::Bump`] (must be above zero); the system's
-    /// heap has none (must be zero).
+    /// The size of the region, for [`AllocatorChoice::Bump`] and [`AllocatorChoice::Stack`] (must
+    /// be above zero); the most bytes in blocks, for [`AllocatorChoice::Pool`] (a block at least,
+    /// or zero for no maximum); the system's heap has none (must be zero).
     pub capacity: ByteSize,
+    /// The size of a block, for [`AllocatorChoice::Pool`] (must be above zero; it is rounded up to
+    /// the alignment); the others have none (must be zero).
+    pub block_size: ByteSize,
+    /// The alignment of a block in bytes, for [`AllocatorChoice::Pool`] (a power of two; a pointer's
+    /// if it is less, or zero); the others have none (must be zero).
+    pub block_align: usize,
     /// Whether to count what the allocator does.
     pub track_stats: bool,
 }
@@ -71,30 +87,53 @@ impl AllocatorConfig {
     /// [`MemoryError::InvalidConfig`] with all faults.
     pub fn validate(&self) -> Result<(), MemoryError> {
         let mut faults = ConfigFaults::new();
+        let capacity = self.capacity;
+        let mut check = |ok, rule| faults.check(ok, "capacity", capacity, rule);
+        check(capacity.get() <= MAX_SIZE, "must be at most half the address space");
         match self.kind {
-            AllocatorChoice::System => faults.check(
-                self.capacity == ByteSize::ZERO,
-                "capacity",
-                self.capacity,
+            AllocatorChoice::System => check(
+                capacity == ByteSize::ZERO,
                 "must be zero for the system's heap, which has no capacity; \
                  put it under a budget to limit it",
             ),
             AllocatorChoice::Bump => {
-                faults.check(
-                    self.capacity > ByteSize::ZERO,
-                    "capacity",
-                    self.capacity,
-                    "must be above zero for a bump allocator",
-                );
-                faults.check(
-                    self.capacity.get() <= MAX_SIZE,
-                    "capacity",
-                    self.capacity,
-                    "must be at most half the address space",
-                );
+                check(capacity > ByteSize::ZERO, "must be above zero for a bump allocator");
             }
+            AllocatorChoice::Stack => {
+                check(capacity > ByteSize::ZERO, "must be above zero for a stack");
+            }
+            AllocatorChoice::Pool => check(
+                capacity == ByteSize::ZERO
+                    || self.block().map_or(true, |block| capacity.get() >= block.size()),
+                "must be a block at least for a pool, or zero for no maximum",
+            ),
         }
+        self.validate_block(&mut faults);
         faults.into_result()
+    }
+
+    fn validate_block(&self, faults: &mut ConfigFaults) {
+        let (size, align) = (self.block_size, self.block_align);
+        if self.kind != AllocatorChoice::Pool {
+            let rule = "must be zero for what is not a pool";
+            faults.check(size == ByteSize::ZERO, "block_size", size, rule);
+            faults.check(align == 0, "block_align", align, rule);
+            return;
+        }
+        faults.check(size > ByteSize::ZERO, "block_size", size, "must be above zero for a pool");
+        let fits = align == 0 || align.is_power_of_two();
+        faults.check(fits, "block_align", align, "must be a power of two, or zero for a pointer's");
+        if fits && self.block().is_err() {
+            let rule =
+                "must be at most half the address space, in whole multiples of the alignment";
+            faults.add("block_size", size, rule);
+        }
+    }
+
+    /// The layout of a pool's block: whole multiples of the alignment, at least a pointer's.
+    pub(crate) fn block(&self) -> Result<Layout, MemoryError> {
+        let align = self.block_align.max(align_of::<usize>());
+        Ok(layout(self.block_size.get(), align)?.pad_to_align())
     }
 
     /// Builds it on the system's heap.
@@ -144,6 +183,18 @@ impl AllocatorConfigBuilder {
     /// Sets [`AllocatorConfig::capacity`].
     pub const fn capacity(mut self, capacity: ByteSize) -> Self {
         self.config.capacity = capacity;
+        self
+    }
+
+    /// Sets [`AllocatorConfig::block_size`].
+    pub const fn block_size(mut self, block_size: ByteSize) -> Self {
+        self.config.block_size = block_size;
+        self
+    }
+
+    /// Sets [`AllocatorConfig::block_align`].
+    pub const fn block_align(mut self, block_align: usize) -> Self {
+        self.config.block_align = block_align;
         self
     }
 

@@ -10,8 +10,8 @@ use nebula_memory_core::{
 };
 
 use crate::{
-    AllocatorChoice, AllocatorConfig, AllocatorManager, BumpAllocator, Exclusive, SystemAllocator,
-    Tracked,
+    AllocatorChoice, AllocatorConfig, AllocatorManager, BumpAllocator, Exclusive, PoolAllocator,
+    StackAllocator, SystemAllocator, Tracked,
 };
 
 /// One of the allocators of this crate, chosen by an [`AllocatorConfig`], over the base `A`.
@@ -48,6 +48,19 @@ enum Chosen<A: Allocator> {
     TrackedSystem(Tracked<A, Exclusive>),
     Bump(BumpAllocator<A>),
     TrackedBump(Tracked<BumpAllocator<A>, Exclusive>),
+    Stack(StackAllocator<A>),
+    TrackedStack(Tracked<StackAllocator<A>, Exclusive>),
+    Pool(PoolAllocator<A>),
+    TrackedPool(Tracked<PoolAllocator<A>, Exclusive>),
+}
+
+/// `allocator` with statistics that say its capacity.
+fn tracked<A: Allocator + MemoryUsage>(
+    allocator: A,
+    name: &str,
+    kind: AllocatorKind,
+) -> Tracked<A, Exclusive> {
+    Tracked::exclusive(allocator, name, kind).publish_capacity()
 }
 
 /// Evaluates `$call` with `$allocator` bound to the chosen one.
@@ -58,6 +71,10 @@ macro_rules! with_chosen {
             Chosen::TrackedSystem($allocator) => $call,
             Chosen::Bump($allocator) => $call,
             Chosen::TrackedBump($allocator) => $call,
+            Chosen::Stack($allocator) => $call,
+            Chosen::TrackedStack($allocator) => $call,
+            Chosen::Pool($allocator) => $call,
+            Chosen::TrackedPool($allocator) => $call,
         }
     };
 }
@@ -65,18 +82,37 @@ macro_rules! with_chosen {
 impl<A: Allocator> ConfiguredAllocator<A> {
     /// Builds what the validated `config` asks for.
     pub(crate) fn new(config: &AllocatorConfig, name: &str, base: A) -> Result<Self, MemoryError> {
-        Ok(Self(match (config.kind, config.track_stats) {
-            (AllocatorChoice::System, false) => Chosen::System(base),
-            (AllocatorChoice::System, true) => {
+        let (capacity, track) = (config.capacity.get(), config.track_stats);
+        Ok(Self(match config.kind {
+            AllocatorChoice::System if track => {
                 Chosen::TrackedSystem(Tracked::exclusive(base, name, AllocatorKind::System))
             }
-            (AllocatorChoice::Bump, false) => {
-                Chosen::Bump(BumpAllocator::try_new_in(config.capacity.get(), base)?)
+            AllocatorChoice::System => Chosen::System(base),
+            AllocatorChoice::Bump => {
+                let bump = BumpAllocator::try_new_in(capacity, base)?;
+                if track {
+                    Chosen::TrackedBump(tracked(bump, name, AllocatorKind::Bump))
+                } else {
+                    Chosen::Bump(bump)
+                }
             }
-            (AllocatorChoice::Bump, true) => {
-                let bump = BumpAllocator::try_new_in(config.capacity.get(), base)?;
-                let tracked = Tracked::exclusive(bump, name, AllocatorKind::Bump);
-                Chosen::TrackedBump(tracked.publish_capacity())
+            AllocatorChoice::Stack => {
+                let stack = StackAllocator::try_new_in(capacity, base)?;
+                if track {
+                    Chosen::TrackedStack(tracked(stack, name, AllocatorKind::Stack))
+                } else {
+                    Chosen::Stack(stack)
+                }
+            }
+            AllocatorChoice::Pool => {
+                let block = config.block()?;
+                let blocks = (capacity > 0).then(|| capacity / block.size());
+                let pool = PoolAllocator::try_new_in(block, blocks, base)?;
+                if track {
+                    Chosen::TrackedPool(tracked(pool, name, AllocatorKind::Pool))
+                } else {
+                    Chosen::Pool(pool)
+                }
             }
         }))
     }
@@ -86,6 +122,8 @@ impl<A: Allocator> ConfiguredAllocator<A> {
         match self.0 {
             Chosen::System(_) | Chosen::TrackedSystem(_) => AllocatorChoice::System,
             Chosen::Bump(_) | Chosen::TrackedBump(_) => AllocatorChoice::Bump,
+            Chosen::Stack(_) | Chosen::TrackedStack(_) => AllocatorChoice::Stack,
+            Chosen::Pool(_) | Chosen::TrackedPool(_) => AllocatorChoice::Pool,
         }
     }
 
@@ -96,15 +134,21 @@ impl<A: Allocator> ConfiguredAllocator<A> {
             Chosen::TrackedSystem(tracked) => tracked.allocator(),
             Chosen::Bump(bump) => bump.base(),
             Chosen::TrackedBump(tracked) => tracked.allocator().base(),
+            Chosen::Stack(stack) => stack.base(),
+            Chosen::TrackedStack(tracked) => tracked.allocator().base(),
+            Chosen::Pool(pool) => pool.base(),
+            Chosen::TrackedPool(tracked) => tracked.allocator().base(),
         }
     }
 
     /// Where the figures are, for a registry; `None` if statistics are not tracked.
     pub const fn cell(&self) -> Option<&Arc<UsageCell>> {
         match &self.0 {
-            Chosen::System(_) | Chosen::Bump(_) => None,
+            Chosen::System(_) | Chosen::Bump(_) | Chosen::Stack(_) | Chosen::Pool(_) => None,
             Chosen::TrackedSystem(tracked) => Some(tracked.cell()),
             Chosen::TrackedBump(tracked) => Some(tracked.cell()),
+            Chosen::TrackedStack(tracked) => Some(tracked.cell()),
+            Chosen::TrackedPool(tracked) => Some(tracked.cell()),
         }
     }
 
@@ -118,13 +162,17 @@ impl<A: Allocator> ConfiguredAllocator<A> {
         self
     }
 
-    /// Takes all memory back at once, if what was chosen can: a bump allocator, not the system's
-    /// heap. Returns whether it did.
+    /// Takes all memory back at once, if what was chosen can: all but the system's heap. Returns
+    /// whether it did.
     pub fn try_reset(&mut self) -> bool {
         match &mut self.0 {
             Chosen::System(_) | Chosen::TrackedSystem(_) => return false,
             Chosen::Bump(bump) => bump.reset(),
             Chosen::TrackedBump(tracked) => tracked.reset(),
+            Chosen::Stack(stack) => stack.reset(),
+            Chosen::TrackedStack(tracked) => tracked.reset(),
+            Chosen::Pool(pool) => pool.reset(),
+            Chosen::TrackedPool(tracked) => tracked.reset(),
         }
         true
     }
@@ -206,8 +254,8 @@ impl<A: Allocator> StatisticsProvider for ConfiguredAllocator<A> {
     }
 }
 
-/// What the chosen allocator itself holds: the bytes before a bump's cursor; for the system, all
-/// that the base holds.
+/// What the chosen allocator itself holds: the bytes before a bump's cursor or below a stack's top,
+/// a pool's blocks; for the system, all that the base holds.
 impl<A: Allocator + MemoryUsage> MemoryUsage for ConfiguredAllocator<A> {
     fn used(&self) -> usize {
         match &self.0 {
@@ -215,6 +263,10 @@ impl<A: Allocator + MemoryUsage> MemoryUsage for ConfiguredAllocator<A> {
             Chosen::TrackedSystem(tracked) => tracked.allocator().used(),
             Chosen::Bump(bump) => bump.used(),
             Chosen::TrackedBump(tracked) => tracked.allocator().used(),
+            Chosen::Stack(stack) => stack.used(),
+            Chosen::TrackedStack(tracked) => tracked.allocator().used(),
+            Chosen::Pool(pool) => pool.used(),
+            Chosen::TrackedPool(tracked) => tracked.allocator().used(),
         }
     }
 
@@ -224,6 +276,10 @@ impl<A: Allocator + MemoryUsage> MemoryUsage for ConfiguredAllocator<A> {
             Chosen::TrackedSystem(tracked) => tracked.allocator().capacity(),
             Chosen::Bump(bump) => bump.capacity(),
             Chosen::TrackedBump(tracked) => tracked.allocator().capacity(),
+            Chosen::Stack(stack) => stack.capacity(),
+            Chosen::TrackedStack(tracked) => tracked.allocator().capacity(),
+            Chosen::Pool(pool) => pool.capacity(),
+            Chosen::TrackedPool(tracked) => tracked.allocator().capacity(),
         }
     }
 }

@@ -4,6 +4,8 @@ use std::{cell::Cell, marker::PhantomData};
 
 use nebula_memory_core::AllocatorStats;
 
+use crate::{cursor::Bumping, pool::Pooling};
+
 /// For any number of threads at once: figures are kept with atomic additions.
 #[derive(Clone, Copy, Debug)]
 pub struct Shared(());
@@ -13,7 +15,7 @@ pub struct Shared(());
 pub struct Exclusive(PhantomData<Cell<()>>);
 
 /// [`Shared`] or [`Exclusive`].
-pub trait Mode: sealed::Counting {
+pub trait Mode: sealed::Counting + Bumping + Pooling {
     /// Whether several threads may allocate at once.
     const THREAD_SAFE: bool;
 }

@@ -3,6 +3,9 @@
 //! Built with `--cfg nebula_asan` and `-Zsanitizer=address`, a use of freed or not yet allocated
 //! memory inside a region is reported like one of the heap; otherwise these functions are nothing.
 
+/// The sanitizer keeps one note for this many bytes.
+pub(crate) const GRANULE: usize = 8;
+
 #[cfg(nebula_asan)]
 mod imp {
     use std::{ffi::c_void, ptr::NonNull};

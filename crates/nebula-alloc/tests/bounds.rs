@@ -4,7 +4,8 @@ use std::cell::Cell;
 
 use nebula_alloc::{
     AllocatorConfig, AllocatorManager, AllocatorReport, AllocatorTotal, BumpAllocator,
-    ConfiguredAllocator, Exclusive, Shared, SystemAllocator, Tracked,
+    BumpCheckpoint, BumpScope, ConfiguredAllocator, Exclusive, Shared, StackAllocator, StackFrame,
+    StackMarker, SystemAllocator, Tracked,
 };
 use nebula_memory_core::{Accounted, Allocator, Global, Unlimited};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
@@ -30,6 +31,22 @@ assert_not_impl_any!(BumpAllocator: Sync, Clone);
 assert_impl_all!(&BumpAllocator: Allocator);
 assert_not_impl_any!(&BumpAllocator: Send, Sync);
 assert_not_impl_any!(BumpAllocator<Local<'static>>: Send, Sync);
+
+assert_impl_all!(BumpAllocator<Global, Shared>: Allocator, Send, Sync);
+assert_not_impl_any!(BumpAllocator<Global, Shared>: Clone);
+assert_not_impl_any!(BumpAllocator<Local<'static>, Shared>: Send, Sync);
+assert_impl_all!(BumpScope<'static>: Allocator);
+assert_not_impl_any!(BumpScope<'static>: Send, Sync, Clone);
+assert_impl_all!(BumpScope<'static, Shared>: Allocator, Send, Sync);
+assert_impl_all!(BumpCheckpoint: Send, Sync, Copy);
+
+assert_impl_all!(StackAllocator: Allocator, Send);
+assert_not_impl_any!(StackAllocator: Sync, Clone);
+assert_not_impl_any!(&StackAllocator: Send, Sync);
+assert_not_impl_any!(StackAllocator<Local<'static>>: Send, Sync);
+assert_impl_all!(StackFrame<'static>: Allocator);
+assert_not_impl_any!(StackFrame<'static>: Send, Sync, Clone);
+assert_impl_all!(StackMarker: Send, Sync, Copy);
 
 assert_impl_all!(Tracked<Global>: Allocator, Clone, Send, Sync);
 assert_impl_all!(Tracked<Global, Shared>: Send, Sync);

@@ -50,7 +50,7 @@ fn alignments_beyond_a_page_are_served() {
 fn an_alignment_beyond_the_region_is_refused() {
     let bump = bump(4096);
     // An aligned address inside the region would be a coincidence at this alignment.
-    let error = bump.try_allocate(layout(64, 1 << 40)).unwrap_err();
+    let error = bump.try_allocate(layout(64, 1 << (usize::BITS - 2))).unwrap_err();
     assert_eq!(error.code(), "capacity_exceeded");
     assert_eq!(bump.used(), 0);
 }
@@ -168,7 +168,7 @@ fn a_growth_that_does_not_fit_changes_nothing() {
 fn zero_size_blocks_cost_nothing() {
     let bump = bump(64);
     let full = block(&bump, 64, 1);
-    for align in [1, 8, 4096, 1 << 40] {
+    for align in [1, 8, 4096, 1 << (usize::BITS - 2)] {
         let empty = block(&bump, 0, align);
         assert_eq!(empty.addr().get() % align, 0);
         free(&bump, empty, 0, align);

@@ -2,7 +2,10 @@
 //! order.
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use nebula_alloc::{AllocatorChoice, AllocatorConfig, BumpAllocator, SystemAllocator, Tracked};
+use nebula_alloc::{
+    AllocatorChoice, AllocatorConfig, BumpAllocator, StackAllocator, SystemAllocator,
+    SystemOptions, Tracked,
+};
 use nebula_memory_core::{
     Accounted, Allocator, AllocatorKind, ByteSize, MemoryUsage,
     allocator_api2::{boxed::Box, vec::Vec},
@@ -61,6 +64,36 @@ fn on_a_bump() {
 }
 
 #[test]
+fn on_a_shared_bump() {
+    let base = CountingAllocator::new();
+    in_every_order(|| BumpAllocator::try_shared_in(REGION, base.clone()).unwrap(), |_| ());
+    base.assert_clean();
+}
+
+#[test]
+fn on_a_stack() {
+    let base = CountingAllocator::new();
+    let make = || StackAllocator::try_new_in(REGION, base.clone()).unwrap();
+    in_every_order(make, |stack| assert_eq!(stack.used(), 0));
+    base.assert_clean();
+}
+
+#[test]
+fn on_frames_and_scopes() {
+    let stack = StackAllocator::try_new(REGION).unwrap();
+    let bump = BumpAllocator::try_new(REGION).unwrap();
+    in_every_order(|| stack.frame(), |frame| assert_eq!(frame.used(), 0));
+    in_every_order(|| bump.scope(), |_| ());
+    assert_eq!((stack.used(), bump.used()), (0, 0));
+}
+
+#[test]
+fn on_mapped_pages() {
+    let make = || SystemAllocator::with_options(SystemOptions::new().map_from(0));
+    in_every_order(make, |system| assert_eq!((system.used(), system.mapped()), (0, 0)));
+}
+
+#[test]
 fn on_a_bump_that_is_charged_to_an_account() {
     let account = CountingAccount::with_limit(REGION);
     let make = || {
@@ -92,8 +125,14 @@ fn on_tracked_allocators() {
 #[test]
 fn on_configured_allocators() {
     for track_stats in [false, true] {
-        for (kind, capacity) in [(AllocatorChoice::System, 0), (AllocatorChoice::Bump, REGION)] {
-            let config = AllocatorConfig { kind, capacity: ByteSize::new(capacity), track_stats };
+        for (kind, capacity) in [
+            (AllocatorChoice::System, 0),
+            (AllocatorChoice::Bump, REGION),
+            (AllocatorChoice::Stack, REGION),
+        ] {
+            let capacity = ByteSize::new(capacity);
+            let config =
+                AllocatorConfig { kind, capacity, track_stats, ..AllocatorConfig::default() };
             let base = CountingAllocator::new();
             in_every_order(|| config.build_in(base.clone()).unwrap(), |_| ());
             base.assert_clean();
@@ -110,14 +149,17 @@ fn a_collection_may_own_its_allocator() {
     list.extend(0..1000_u32);
     let mut map = HashMap::with_hasher_in(DefaultHashBuilder::default(), bump());
     map.extend((0..1000_u32).map(|i| (i, i)));
+    let mut stacked = Vec::new_in(StackAllocator::try_new_in(REGION, base.clone()).unwrap());
+    stacked.extend(0..1000_u32);
     let boxed = Box::new_in([7_u8; 100], Tracked::exclusive(bump(), "x", AllocatorKind::Bump));
-    assert_eq!(base.live_bytes(), 3 * REGION);
+    assert_eq!(base.live_bytes(), 4 * REGION);
 
     // Moving the collection moves the allocator, not what lives in it.
-    let moved = std::boxed::Box::new((list, map, boxed));
+    let moved = std::boxed::Box::new((list, map, boxed, stacked));
     assert!(moved.0.iter().copied().eq(0..1000));
     assert!((0..1000).all(|i| moved.1[&i] == i));
     assert_eq!(*moved.2, [7; 100]);
+    assert!(moved.3.iter().copied().eq(0..1000));
     drop(moved);
     base.assert_clean();
 }

@@ -7,9 +7,20 @@ use nebula_memory_core::{
 };
 use nebula_testing::{CountingAllocator, FailingAllocator};
 
+/// A configuration; a pool's blocks are 64 bytes.
 fn config(kind: AllocatorChoice, capacity: usize, track_stats: bool) -> AllocatorConfig {
-    AllocatorConfig { kind, capacity: ByteSize::new(capacity), track_stats }
+    let block_size = ByteSize::new(if kind == AllocatorChoice::Pool { 64 } else { 0 });
+    let capacity = ByteSize::new(capacity);
+    AllocatorConfig { kind, capacity, block_size, track_stats, ..AllocatorConfig::default() }
 }
+
+/// Every kind, with a capacity that it can have.
+const KINDS: [(AllocatorChoice, usize); 4] = [
+    (AllocatorChoice::System, 0),
+    (AllocatorChoice::Bump, 10_000),
+    (AllocatorChoice::Stack, 10_000),
+    (AllocatorChoice::Pool, 6400),
+];
 
 /// The paths of what is wrong.
 fn faults(result: Result<impl std::fmt::Debug, MemoryError>) -> std::vec::Vec<String> {
@@ -65,7 +76,7 @@ fn the_capacity_is_the_size_of_the_region() {
 
 #[test]
 fn statistics_are_tracked_when_asked_for() {
-    for (kind, capacity) in [(AllocatorChoice::System, 0), (AllocatorChoice::Bump, 1000)] {
+    for (kind, capacity) in KINDS {
         let manager = AllocatorManager::new();
         let silent = config(kind, capacity, false).build().unwrap().registered_in(&manager);
         drop(silent.try_new(1_u64));
@@ -113,6 +124,91 @@ fn a_bump_can_be_reset_and_the_system_cannot() {
 }
 
 #[test]
+fn a_stack_gives_back_what_is_freed_in_any_order_and_can_be_reset() {
+    for track in [false, true] {
+        let base = SystemAllocator::new();
+        let mut stack = config(AllocatorChoice::Stack, 1000, track).build_in(base.clone()).unwrap();
+        assert_eq!((stack.kind(), stack.capacity()), (AllocatorChoice::Stack, Some(1008)));
+        assert_eq!((base.used(), stack.base().used()), (1008, 1008));
+        let (first, second) = (stack.try_new([1_u8; 16]).unwrap(), stack.try_new(2_u8).unwrap());
+        drop(first);
+        assert_eq!(stack.used(), 32);
+        drop(second);
+        assert_eq!(stack.used(), 0);
+        std::mem::forget(stack.try_new([0_u8; 1000]).unwrap());
+        assert!(stack.try_reset());
+        assert_eq!(stack.used(), 0);
+    }
+}
+
+#[test]
+fn a_pool_has_blocks_of_the_size_and_alignment_up_to_the_capacity() {
+    for track in [false, true] {
+        let pool = config(AllocatorChoice::Pool, 3 * 64 + 63, track);
+        let pool = AllocatorConfig { block_align: 32, ..pool };
+        let mut pool = pool.build().unwrap();
+        assert_eq!((pool.kind(), pool.capacity()), (AllocatorChoice::Pool, Some(192)));
+        let blocks = [(); 3].map(|()| pool.try_new([0_u8; 64]).unwrap());
+        assert!(blocks.iter().all(|block| block.as_ptr().addr() % 32 == 0));
+        assert!(pool.try_new(0_u8).is_err());
+        assert_eq!(pool.used(), 192);
+        drop(blocks);
+        assert!(pool.try_new([0_u8; 65]).is_err());
+        std::mem::forget(pool.try_new(0_u8).unwrap());
+        assert!(pool.try_reset());
+        assert_eq!((pool.used(), pool.base().used()), (0, pool.base().used()));
+    }
+    // Rounded up to a pointer, and without a maximum.
+    let mut small = config(AllocatorChoice::Pool, 0, false);
+    small.block_size = ByteSize::new(1);
+    let pool = small.build().unwrap();
+    assert_eq!(pool.capacity(), None);
+    let numbers = [(); 100].map(|()| pool.try_new(7_usize).unwrap());
+    assert_eq!(pool.used(), 100 * size_of::<usize>());
+    drop(numbers);
+    // The capacity is in bytes of blocks as they are.
+    small.capacity = ByteSize::new(100);
+    assert_eq!(
+        small.build().unwrap().capacity(),
+        Some(100 / size_of::<usize>() * size_of::<usize>())
+    );
+}
+
+#[test]
+fn rules_of_blocks_are_named() {
+    let pool = config(AllocatorChoice::Pool, 640, false);
+    let with = |size, align, capacity| AllocatorConfig {
+        block_size: ByteSize::new(size),
+        block_align: align,
+        capacity: ByteSize::new(capacity),
+        ..pool.clone()
+    };
+    with(64, 64, 64).validate().unwrap();
+    assert_eq!(faults(with(0, 0, 0).build()), ["block_size"]);
+    assert_eq!(faults(with(64, 3, 0).build()), ["block_align"]);
+    assert_eq!(faults(with(64, 0, 63).build()), ["capacity"]);
+    assert_eq!(faults(with(64, 128, 64).build()), ["capacity"]);
+    assert_eq!(faults(with(usize::MAX, 0, 0).build()), ["block_size"]);
+    assert_eq!(faults(config(AllocatorChoice::Stack, 0, false).build()), ["capacity"]);
+    for (kind, capacity) in KINDS {
+        if kind != AllocatorChoice::Pool {
+            let wrong = AllocatorConfig {
+                block_size: ByteSize::new(8),
+                block_align: 8,
+                ..config(kind, capacity, false)
+            };
+            assert_eq!(faults(wrong.build()), ["block_size", "block_align"]);
+        }
+    }
+    let builder = AllocatorConfig::builder()
+        .kind(AllocatorChoice::Pool)
+        .capacity(ByteSize::new(640))
+        .block_size(ByteSize::new(64))
+        .block_align(0);
+    assert_eq!(builder.build().unwrap(), pool);
+}
+
+#[test]
 fn broken_rules_are_named() {
     let bump = config(AllocatorChoice::Bump, 0, true);
     assert_eq!(faults(bump.validate()), ["capacity"]);
@@ -133,7 +229,7 @@ fn the_largest_valid_capacity_is_refused_by_the_system() {
 
 #[test]
 fn a_base_that_fails_at_any_call_leaves_nothing_behind() {
-    for (kind, capacity) in [(AllocatorChoice::System, 0), (AllocatorChoice::Bump, 10_000)] {
+    for (kind, capacity) in KINDS {
         for track in [false, true] {
             let mut n = 0;
             loop {
@@ -167,7 +263,10 @@ mod with_serde {
 
     #[test]
     fn it_reads_what_it_writes() {
-        for config in [AllocatorConfig::default(), config(AllocatorChoice::Bump, 1234, true)] {
+        let mut pool = config(AllocatorChoice::Pool, 1234, true);
+        pool.block_align = 16;
+        let bump = config(AllocatorChoice::Bump, 1234, true);
+        for config in [AllocatorConfig::default(), bump, pool] {
             let text = serde_json::to_string(&config).unwrap();
             assert_eq!(serde_json::from_str::<AllocatorConfig>(&text).unwrap(), config);
         }
@@ -193,7 +292,7 @@ mod with_serde {
 
     #[test]
     fn the_kind_is_spelled_alike_everywhere() {
-        for kind in [AllocatorChoice::System, AllocatorChoice::Bump] {
+        for (kind, _) in KINDS {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
         }
     }

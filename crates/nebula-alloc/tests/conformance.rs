@@ -3,8 +3,8 @@
 use std::{cell::Cell, hint::black_box};
 
 use nebula_alloc::{
-    AllocatorChoice, AllocatorConfig, BumpAllocator, ConfiguredAllocator, Exclusive,
-    SystemAllocator, Tracked,
+    AllocatorChoice, AllocatorConfig, BumpAllocator, ConfiguredAllocator, Exclusive, Shared,
+    StackAllocator, SystemAllocator, SystemOptions, Tracked,
 };
 use nebula_memory_core::{
     Allocator, AllocatorKind, ByteSize, Foreign, Global, MemoryUsage, StatisticsProvider,
@@ -68,6 +68,20 @@ fn system() {
 }
 
 #[test]
+fn system_with_pages_for_all_that_are_large_enough() {
+    for hints in [false, true] {
+        let options = SystemOptions::new().map_from(0).huge_pages(hints).prefault(hints);
+        let make = || SystemAllocator::with_options(options);
+        let settled = |system: &SystemAllocator| {
+            holds_nothing(system);
+            assert_eq!(system.mapped(), 0);
+        };
+        opaque_conformance(general(), make, settled);
+        shared_allocator_conformance(general(), make, settled);
+    }
+}
+
+#[test]
 fn bump_over_the_global_allocator() {
     let make = || BumpAllocator::try_new(REGION).unwrap();
     allocator_conformance_with(bump(), make, in_bounds);
@@ -107,6 +121,108 @@ fn bump_by_reference() {
     let make = || BumpAllocator::try_new_in(REGION, base.clone()).unwrap();
     opaque_conformance(bump(), make, in_bounds);
     base.assert_clean();
+}
+
+/// Room for all that four threads ask for: none of them keeps to its share.
+const SHARED: usize = 4 << 20;
+
+#[test]
+fn shared_bump() {
+    let base = CountingAllocator::new();
+    let large = || BumpAllocator::try_shared_in(SHARED, base.clone()).unwrap();
+    shared_allocator_conformance(bump(), large, |_| ());
+    let make = || BumpAllocator::try_shared_in(REGION, base.clone()).unwrap();
+    allocator_conformance_with(bump(), make, in_bounds);
+    opaque_conformance(bump(), make, in_bounds);
+    base.assert_clean();
+}
+
+#[test]
+fn bump_scopes() {
+    let around: Vec<BumpAllocator> =
+        (0..64).map(|_| BumpAllocator::try_new(REGION).unwrap()).collect();
+    let next = Cell::new(0);
+    let make = || around[next.replace(next.get() + 1)].scope();
+    allocator_conformance_with(bump(), make, in_bounds);
+    around.iter().for_each(holds_nothing);
+}
+
+#[test]
+fn shared_bump_scopes() {
+    let around: Vec<BumpAllocator<Global, Shared>> =
+        (0..40).map(|_| BumpAllocator::try_shared(SHARED).unwrap()).collect();
+    let next = Cell::new(0);
+    let make = || around[next.replace(next.get() + 1)].scope();
+    allocator_conformance_with(bump(), make, |_| ());
+    shared_allocator_conformance(bump(), make, |_| ());
+    around.iter().for_each(holds_nothing);
+}
+
+#[test]
+fn tracked_shared_bump() {
+    let make = || {
+        let bump = BumpAllocator::try_shared(SHARED).unwrap();
+        Tracked::new(bump, "test", AllocatorKind::Bump).publish_capacity()
+    };
+    shared_allocator_conformance(bump(), make, |tracked| {
+        assert_eq!(tracked.capacity(), Some(SHARED));
+        holds_nothing(tracked);
+        settled(tracked);
+    });
+}
+
+/// A stack takes whole grains: in the worst case eight times what it is asked for.
+const STACK: usize = 8 * REGION;
+
+fn stack() -> AllocatorOptions {
+    bump()
+}
+
+#[test]
+fn stack_over_exact_books() {
+    let base = CountingAllocator::new();
+    let make = || StackAllocator::try_new_in(STACK, base.clone()).unwrap();
+    allocator_conformance_with(stack(), make, |stack| {
+        assert_eq!((stack.used(), stack.available()), (0, Some(STACK)));
+        assert_eq!((base.live_blocks(), base.live_bytes()), (1, STACK));
+    });
+    base.assert_clean();
+}
+
+#[test]
+fn stack_over_a_base_that_returns_more() {
+    let base = OverReturning::new();
+    let make = || StackAllocator::try_new_in(STACK, Foreign::new(base.clone())).unwrap();
+    allocator_conformance_with(stack(), make, holds_nothing);
+    base.assert_clean();
+}
+
+#[test]
+fn stack_by_reference() {
+    opaque_conformance(stack(), || StackAllocator::try_new(STACK).unwrap(), holds_nothing);
+}
+
+#[test]
+fn stack_frames() {
+    let below: Vec<StackAllocator> =
+        (0..64).map(|_| StackAllocator::try_new(STACK).unwrap()).collect();
+    let next = Cell::new(0);
+    let make = || below[next.replace(next.get() + 1)].frame();
+    allocator_conformance_with(stack(), make, holds_nothing);
+    below.iter().for_each(holds_nothing);
+}
+
+#[test]
+fn tracked_stack() {
+    let make = || {
+        let stack = StackAllocator::try_new(STACK).unwrap();
+        Tracked::exclusive(stack, "test", AllocatorKind::Stack).publish_capacity()
+    };
+    allocator_conformance_with(stack(), make, |tracked| {
+        holds_nothing(tracked);
+        holds_nothing(tracked.allocator());
+        settled(tracked);
+    });
 }
 
 #[test]
@@ -175,11 +291,15 @@ fn configured<A: Allocator>(
     track_stats: bool,
     base: A,
 ) -> ConfiguredAllocator<A> {
-    let capacity = match kind {
-        AllocatorChoice::Bump => ByteSize::new(REGION),
-        _ => ByteSize::ZERO,
-    };
-    AllocatorConfig { kind, capacity, track_stats }.build_in(base).unwrap()
+    let capacity = ByteSize::new(match kind {
+        AllocatorChoice::Bump => REGION,
+        AllocatorChoice::Stack => STACK,
+        AllocatorChoice::Pool => 1000 * 64,
+        _ => 0,
+    });
+    let block_size = ByteSize::new(if kind == AllocatorChoice::Pool { 64 } else { 0 });
+    let config = AllocatorConfig { kind, capacity, block_size, block_align: 0, track_stats };
+    config.build_in(base).unwrap()
 }
 
 #[test]
@@ -202,6 +322,34 @@ fn configured_bump() {
         allocator_conformance_with(bump(), make, |allocator| {
             in_bounds(allocator);
             assert_eq!(allocator.base().used(), REGION);
+            if track {
+                settled(allocator);
+            }
+        });
+    }
+}
+
+#[test]
+fn configured_stack() {
+    for track in [false, true] {
+        let make = || configured(AllocatorChoice::Stack, track, SystemAllocator::new());
+        allocator_conformance_with(stack(), make, |allocator| {
+            holds_nothing(allocator);
+            assert_eq!(allocator.base().used(), STACK);
+            if track {
+                settled(allocator);
+            }
+        });
+    }
+}
+
+#[test]
+fn configured_pool() {
+    for track in [false, true] {
+        let make = || configured(AllocatorChoice::Pool, track, SystemAllocator::new());
+        let options = AllocatorOptions::slots(1000, 64, align_of::<usize>());
+        allocator_conformance_with(options, make, |allocator| {
+            holds_nothing(allocator);
             if track {
                 settled(allocator);
             }
