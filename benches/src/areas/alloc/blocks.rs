@@ -187,7 +187,6 @@ pub(super) fn cases() -> Vec<Case> {
         "64 B pair, 10000 filled and drained at random, pool",
         drain_blocks("ours", || pool().spare_pages(PAGES)),
     )
-    .peer(drain_blocks("ours, one spare page", pool))
     .peer(drain(
         "slab",
         slab,
@@ -197,9 +196,16 @@ pub(super) fn cases() -> Vec<Case> {
         },
     ))
     .peer(drain_blocks("glibc", glibc));
+    // Pages go back to the base in between, all but one.
+    let draining_to_one = Case::new(
+        "64 B pair, 10000 filled and drained at random, pool that keeps one page",
+        drain_blocks("ours", pool),
+    )
+    .peer(drain_blocks("glibc", glibc));
     vec![
         with_mimalloc(churning, mimalloc!(churn)),
         with_mimalloc(draining, mimalloc!(drain_blocks)),
+        with_mimalloc(draining_to_one, mimalloc!(drain_blocks)),
         Case::new("64 B pair, shared pool", churn("ours", shared)).peer(churn("glibc", glibc)),
         Case::new(
             "64 B pair, 10000 filled and drained at random, shared pool",
