@@ -221,9 +221,11 @@ mod tests {
             Geometry::new(block, header, 0, most).unwrap()
         };
         assert_eq!((of(64, usize::MAX).blocks, of(64, usize::MAX).page_align()), (1023, 64 << 10));
-        assert_eq!((of(64, 10).page().size(), of(64, 10).page_align()), (56 + 640, 1024));
+        let first = header.size().next_multiple_of(8);
+        let ten = of(64, 10);
+        assert_eq!((ten.page().size(), ten.page_align()), (first + 640, 1024));
         let large = of(1 << 20, usize::MAX);
-        assert_eq!((large.blocks, large.page().size()), (7, (7 << 20) + 56));
-        assert_eq!(of(1 << 20, 1).page().size(), (1 << 20) + 56);
+        assert_eq!((large.blocks, large.page().size()), (7, (7 << 20) + first));
+        assert_eq!(of(1 << 20, 1).page().size(), (1 << 20) + first);
     }
 }
