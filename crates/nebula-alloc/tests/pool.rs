@@ -223,17 +223,6 @@ fn bad_settings<M: Mode>(make: Make<Global, M>) {
     refused(layout(isize::MAX as usize, 1), None, "invalid_layout");
     refused(layout(isize::MAX as usize - 100, 1), Some(1), "invalid_layout");
     refused(layout(1, 1 << (usize::BITS - 2)), None, "invalid_layout");
-    // One that no system has is made, and refused when it is asked for a block. (A program with
-    // 32-bit addresses may well have as much as a page can be.)
-    if usize::BITS < 64 {
-        return;
-    }
-    let pool = make(layout(1 << (usize::BITS - 5), 8), Some(1), Global).unwrap();
-    assert!(matches!(
-        std::hint::black_box(pool.try_allocate(layout(8, 8))),
-        Err(MemoryError::OutOfMemory { .. })
-    ));
-    is_empty(&pool);
 }
 
 #[test]
