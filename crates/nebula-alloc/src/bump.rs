@@ -297,8 +297,12 @@ macro_rules! bump_methods {
             ///
             /// # Errors
             /// [`MemoryError::NotTopOfStack`] if the checkpoint is not at or before the cursor:
-            /// more than what came after it was given back already, or it is another's. Nothing
-            /// has changed then.
+            /// more than what came after it was given back already, or it is another allocator's.
+            /// Nothing has changed then.
+            ///
+            /// A checkpoint is a place. One that is used after more than what came after it was
+            /// given back, and then taken again, is not told from a new one; and a block from
+            /// before it that has grown past it since loses what lies beyond. (No borrow can.)
             pub fn restore(&mut self, checkpoint: BumpCheckpoint) -> Result<(), MemoryError> {
                 self.region.restore(checkpoint.address)
             }

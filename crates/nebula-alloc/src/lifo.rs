@@ -463,6 +463,12 @@ unsafe impl Placing for Lifo {
             && Self::same_shape(ptr, old, new)
         {
             unpoison(ptr, new.size());
+            // The caller's pointer may reach no further than the old size; the region's does.
+            let ptr = match new.size() {
+                0 => ptr,
+                // SAFETY: a block that has bytes lies in the region.
+                _ => unsafe { self.at(ptr.addr().get()) },
+            };
             Some(NonNull::slice_from_raw_parts(ptr, new.size()))
         } else {
             // SAFETY: `old` fits the live block, and its size is at most the new one.

@@ -366,6 +366,8 @@ impl<A: Allocator, M: Mode> PoolAllocator<A, M> {
         } else {
             unpoison(ptr, new.size());
         }
+        // The caller's pointer may reach no further than the old size; the block does.
+        let ptr = store::exposed(ptr.addr().get());
         Ok(NonNull::slice_from_raw_parts(ptr, new.size()))
     }
 }

@@ -224,8 +224,12 @@ macro_rules! stack_methods {
             ///
             /// # Errors
             /// [`MemoryError::NotTopOfStack`] if the marker is not at or below the top: more than
-            /// what came after it was given back already, or it is another's. Nothing has changed
-            /// then.
+            /// what came after it was given back already, or it is another allocator's. Nothing
+            /// has changed then.
+            ///
+            /// A marker is a place. One that is used after more than what came after it was given
+            /// back, and then taken again, is not told from a new one; and a block from before it
+            /// that has grown past it since loses what lies beyond. (No borrow can.)
             pub fn release_to(&mut self, marker: StackMarker) -> Result<(), MemoryError> {
                 self.lifo.release_to(marker.address)
             }

@@ -12,7 +12,7 @@
 //! Before all that, the block that was freed last stays at hand and is the first to be taken: who
 //! takes and frees in turn touches nothing else. For its page it counts as one that is out.
 
-use std::{alloc::Layout, cell::Cell, fmt, ptr::NonNull};
+use std::{alloc::Layout, cell::Cell, fmt, mem, ptr::NonNull};
 
 use nebula_memory_core::{Allocator, MemoryError};
 
@@ -42,6 +42,18 @@ pub struct Pages {
     held: Cell<usize>,
     /// How many spare pages are kept.
     keep: Cell<usize>,
+}
+
+/// Blocks that a page is being allocated for; given up if there will be none, also by a panic.
+struct Reserved<'p> {
+    pages: &'p Pages,
+    blocks: usize,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.pages.blocks.set(self.pages.blocks.get() - self.blocks);
+    }
 }
 
 impl fmt::Debug for Pages {
@@ -130,13 +142,9 @@ impl Pages {
             return Err(exhausted(layout));
         }
         self.blocks.set(before + blocks);
-        let page = match source.allocate() {
-            Ok(page) => page,
-            Err(error) => {
-                self.blocks.set(self.blocks.get() - blocks);
-                return Err(error);
-            }
-        };
+        let reserved = Reserved { pages: self, blocks };
+        let page = source.allocate()?;
+        mem::forget(reserved);
         let header = page.cast::<Page>();
         // SAFETY: a page begins with its header, for which it is large and aligned enough, and
         // nobody else knows it.

@@ -16,7 +16,7 @@
 //! freed and another taken between the looks, a tag would have moved. For that to hold with several
 //! pages, every change both acquires and releases.
 
-use std::{alloc::Layout, ptr, ptr::NonNull};
+use std::{alloc::Layout, cell::Cell, ptr, ptr::NonNull};
 
 use nebula_memory_core::{
     Allocator, MemoryError,
@@ -271,9 +271,9 @@ impl Pages {
                 Err(now) => before = now,
             }
         };
-        let memory = source.allocate().inspect_err(|_| {
-            self.reserved.fetch_sub(blocks, AcqRel);
-        })?;
+        let adding = Adding::new(&self.reserved, blocks);
+        let memory = source.allocate()?;
+        adding.done();
         // SAFETY: the page is new, none of its blocks is out.
         unsafe { source.poison_blocks(memory, blocks) };
         // SAFETY: the memory is a page's with so many blocks, and nobody else knows it.
@@ -372,11 +372,51 @@ unsafe fn furnish<'a>(memory: NonNull<u8>, blocks: usize) -> &'a Page {
     this
 }
 
+nebula_memory_core::nebula_thread_local! {
+    /// How many pages this thread is adding: more than one, where the allocator underneath comes
+    /// back to pools.
+    static ADDING: Cell<usize> = Cell::new(0)
+}
+
+/// A page is being added for so many blocks; they are given up if there will be none, also by a
+/// panic.
+struct Adding<'p> {
+    reserved: &'p AtomicUsize,
+    blocks: usize,
+}
+
+impl<'p> Adding<'p> {
+    fn new(reserved: &'p AtomicUsize, blocks: usize) -> Self {
+        ADDING.with(|adding| adding.set(adding.get() + 1));
+        Self { reserved, blocks }
+    }
+
+    /// Whether this thread is adding a page.
+    fn is_on() -> bool {
+        ADDING.with(Cell::get) > 0
+    }
+
+    fn done(mut self) {
+        self.blocks = 0;
+    }
+}
+
+impl Drop for Adding<'_> {
+    fn drop(&mut self) {
+        ADDING.with(|adding| adding.set(adding.get() - 1));
+        if self.blocks > 0 {
+            self.reserved.fetch_sub(self.blocks, AcqRel);
+        }
+    }
+}
+
 /// Gives a page back.
 ///
 /// # Safety
 /// It is a page of a pool with this source, on no list, and nobody uses its blocks.
 unsafe fn discard<A: Allocator>(source: &Source<A>, this: NonNull<Page>) {
+    // Pages are listed by pointers that reach no further than their headers.
+    let this = exposed::<Page>(this.addr().get());
     // The model checker's atomics want to be dropped.
     if std::mem::needs_drop::<AtomicU16>() {
         // SAFETY: the header is live until it is dropped below.
@@ -471,8 +511,9 @@ impl Store for Pages {
                     return self.look_everywhere(&source.geometry).ok_or(error);
                 }
             };
-            if self.listed.load(Acquire) < source.most {
-                // Somebody is adding the last page, or has just failed to.
+            if self.listed.load(Acquire) < source.most && !Adding::is_on() {
+                // Somebody is adding the last page, or has just failed to. (Not this thread, which
+                // would wait for itself.)
                 thread::yield_now();
                 continue;
             }
