@@ -212,12 +212,19 @@ impl Node {
         bytes: usize,
         locked: &mut Locked<'_>,
     ) -> Result<(), Shortage> {
+        self.with_help(locked, |locked| self.spend_funded(bytes, locked))
+    }
+
+    /// Makes attempts to charge this node; in between, what is lying unspent below the level that
+    /// is short is collected. Under the lock.
+    pub(crate) fn with_help(
+        self: &Arc<Self>,
+        locked: &mut Locked<'_>,
+        attempt: impl Fn(&mut Locked<'_>) -> Result<(), Shortage>,
+    ) -> Result<(), Shortage> {
         let mut last: Option<*const Self> = None;
         loop {
-            let shortage = match self.spend_funded(bytes, locked) {
-                Ok(()) => return Ok(()),
-                Err(shortage) => shortage,
-            };
+            let Err(shortage) = attempt(locked) else { return Ok(()) };
             // Each level is drained once: another attempt may fail higher up, but not there again.
             let at = Arc::as_ptr(&shortage.at);
             if last == Some(at) || self.drain(&shortage.at) == 0 {
@@ -304,13 +311,11 @@ impl Node {
     }
 
     /// Takes up to `bytes` of free funds out of a root. Under the lock.
-    pub(crate) fn burn(&self, bytes: usize) -> usize {
+    fn burn(&self, bytes: usize) {
         let guaranteed = self.guaranteed();
         self.store_guaranteed(guaranteed - bytes.min(guaranteed));
-        let burnt = self.remove_funds(bytes);
+        self.remove_funds(bytes);
         self.store_guaranteed(self.funded());
-        self.tune();
-        burnt
     }
 
     /// What could be spent here without taking from anybody else. Under the lock.
@@ -369,12 +374,14 @@ impl Node {
 
     /// Asks everybody who holds funds that could come back here to send every credit on at once,
     /// and collects what is free. Under the lock.
-    pub(crate) fn ask_for_credits(self: &Arc<Self>) {
+    pub(crate) fn ask_for_credits(self: &Arc<Self>, locked: &mut Locked<'_>) {
         let mut owners = vec![];
         self.call_owners(&mut owners);
         self.tune_below();
-        Self::collect_from(&owners);
-        self.gather();
+        if Self::collect_from(&owners) + self.gather() > 0 {
+            // It may be waited for further up.
+            self.settle(locked);
+        }
     }
 
     fn tune_below(&self) {
@@ -391,8 +398,12 @@ impl Node {
         self.refusal.record(self.committed(), self.capacity(), self.peak());
         if matches!(self.state(), BudgetState::Created | BudgetState::Active) {
             self.activate(locked);
+            // What is unspent already is no credit, and does not end what begins now.
+            if self.drain(self) > 0 {
+                self.settle(locked);
+            }
             self.set_state(BudgetState::Exhausted, locked);
-            self.ask_for_credits();
+            self.ask_for_credits(locked);
         }
         MemoryError::BudgetExceeded { requested: bytes, refusal: Arc::clone(&self.refusal) }
     }

@@ -296,7 +296,8 @@ impl MemoryBudget {
     }
 
     /// Bytes that count against the capacity: what is charged here, and all that children hold,
-    /// their unspent guarantees and chunks included. Never above the capacity.
+    /// their unspent guarantees and chunks included. Never above the capacity, unless that was
+    /// lowered since, or the budget only observes.
     #[must_use]
     pub fn committed(&self) -> usize {
         self.node().tree.locked(|_| self.node().committed())

@@ -4,8 +4,8 @@ use nebula_memory_core::{ByteSize, ConfigFaults, MemoryError};
 
 use crate::Enforcement;
 
-/// The limits of a budget. All but [`enforcement`](Self::enforcement) can be changed while it lives,
-/// and that, too: see the `set_` methods of [`MemoryBudget`](crate::MemoryBudget).
+/// The limits of a budget. They can be changed while it lives: see the `set_` methods of
+/// [`MemoryBudget`](crate::MemoryBudget).
 ///
 /// ```
 /// use nebula_budget::{BudgetConfig, MemoryBudget};

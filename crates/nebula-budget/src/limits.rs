@@ -21,7 +21,7 @@ impl Node {
             }
             let before = self.capacity();
             self.store_capacity(bytes);
-            self.ask_for_credits();
+            self.ask_for_credits(locked);
             if self.parent.is_none() {
                 let (before, now) = (before.min(MAX_FUNDS), bytes.min(MAX_FUNDS));
                 if self.state() == BudgetState::Created {
@@ -50,9 +50,7 @@ impl Node {
         let outcome = parent.acquire(
             bytes.saturating_sub(self.funded()),
             |locked| {
-                if self.state() == BudgetState::Released {
-                    return Err(MemoryError::Closed { what: "the budget" }.into());
-                }
+                self.permit_any()?;
                 let rule = "must be at most the capacity";
                 check(bytes <= self.capacity(), "guaranteed", bytes, rule)?;
                 // What it has already is not to be collected while the rest is looked for.
@@ -80,7 +78,7 @@ impl Node {
                     self.store_guaranteed(bytes);
                     if self.is_short() {
                         // What was its own is wanted further up now, from all below.
-                        self.ask_for_credits();
+                        self.ask_for_credits(locked);
                     }
                     // What is not guaranteed any more goes back now, not chunk by chunk.
                     let back = self.remove_funds(before.saturating_sub(bytes));

@@ -200,13 +200,12 @@ impl Node {
 }
 
 impl Entry {
-    /// Counts it at the level that is short, and at those below where it could be served, too; all
-    /// of which ask for credits from now on. Under the lock.
+    /// Counts it at the level that is short, and at those below where it could be served, too. They
+    /// have to [ask for credits](Locked::ask_for) then.
     fn line_up(&self) {
         for counter in self.counters() {
             counter.fetch_add(1, Relaxed);
         }
-        self.node.until(&self.at).for_each(Node::ask_for_credits);
     }
 
     fn leave_line(&self) {
@@ -229,9 +228,10 @@ impl Entry {
 impl Locked<'_> {
     /// Puts an entry in line.
     fn join(&mut self, ticket: Ticket, entry: Entry) -> Result<Begun, MemoryError> {
-        let (at, bytes) = (Arc::clone(&entry.at), entry.bytes);
+        let (node, at, bytes) = (Arc::clone(&entry.node), Arc::clone(&entry.at), entry.bytes);
         entry.line_up();
         self.state.line.insert(ticket.place, entry);
+        self.ask_for(&node, &at);
         // Only the first keeps what it has gathered.
         let behind = self.state.line.values_mut().skip(1).find(|entry| entry.accrued > 0);
         if let Some(entry) = behind {
@@ -247,6 +247,13 @@ impl Locked<'_> {
             return Err(MemoryError::Deadlock { requested: bytes, refusal });
         }
         Ok(Begun::Waiting(ticket))
+    }
+
+    /// From `node` up to `at`, credits are waited for from now on.
+    fn ask_for(&mut self, node: &Arc<Node>, at: &Arc<Node>) {
+        for node in node.until(at) {
+            node.ask_for_credits(self);
+        }
     }
 
     /// Serves whom it can. O(n) in the number of those who wait.
@@ -287,8 +294,9 @@ impl Locked<'_> {
             if let Some(entry) = self.state.line.get_mut(&place) {
                 if !Arc::ptr_eq(&entry.at, &at) {
                     entry.leave_line();
-                    entry.at = at;
+                    entry.at = Arc::clone(&at);
                     entry.line_up();
+                    self.ask_for(&node, &at);
                     moved = true;
                 }
             }

@@ -25,11 +25,8 @@ impl Node {
             bytes,
             |locked| {
                 to.permit(bytes)?;
-                match self.transfer_locked(to, bytes, locked) {
-                    Ok(()) => Ok(()),
-                    Err(shortage) if to.drain(&shortage.at) == 0 => Err(shortage.into()),
-                    Err(_) => self.transfer_locked(to, bytes, locked).map_err(Denied::from),
-                }
+                let attempt = |locked: &mut Locked<'_>| self.transfer_locked(to, bytes, locked);
+                to.with_help(locked, attempt).map_err(Denied::from)
             },
             |locked, shortage| Err(shortage.at.refuse(bytes, locked)),
         )

@@ -344,3 +344,28 @@ fn used_is_never_more_than_was_charged() {
         other.join().unwrap();
     });
 }
+
+#[test]
+fn a_refused_transfer_that_collects_a_credit_passes_it_on_to_who_waits_above() {
+    bounded(3, || {
+        let root = MemoryBudget::root("root", 100).unwrap();
+        let config = BudgetConfig::builder(35.into()).guaranteed(0.into()).build().unwrap();
+        let tenant = root.child_with("tenant", &config).unwrap();
+        let (from, to) = (tenant.child("from", 20).unwrap(), borrower(&tenant, "to"));
+        let part = borrower(&tenant, "part");
+        let held = from.try_reserve(20).unwrap();
+        part.try_charge(10).unwrap();
+        root.try_charge(70).unwrap();
+        let mut wait = Box::pin(root.reserve(10));
+        assert!(!poll(&mut wait));
+        let other = {
+            let part = part.clone();
+            thread::spawn(move || part.credit(10))
+        };
+        // The 20 stay guaranteed where they are, and the tenant has no room for as much again.
+        let held = held.transfer(&to).unwrap_err();
+        other.join().unwrap();
+        assert!(poll(&mut wait), "10 are free and it waits for 10");
+        drop(held);
+    });
+}
