@@ -7,7 +7,7 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -16,6 +16,13 @@ use nebula_testing::watchdog;
 
 static QUEUE: WaitQueue<u32> = WaitQueue::new();
 static REGISTRY: OnceLock<ReclaimRegistry> = OnceLock::new();
+
+/// The tests share the line and the registry that allocations come back to: one at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 thread_local! {
     static WATCHED: Cell<bool> = const { Cell::new(false) };
@@ -82,6 +89,7 @@ impl Reclaim for Nothing {
 
 #[test]
 fn allocating_never_meets_a_lock_that_is_held() {
+    let _alone = alone();
     watchdog(Duration::from_secs(60), || {
         let calls = watched(|| {
             // Enough to outgrow any capacity, in an order that inserts in the middle.
@@ -123,6 +131,7 @@ fn allocating_never_meets_a_lock_that_is_held() {
 
 #[test]
 fn asking_and_unregistering_do_not_allocate() {
+    let _alone = alone();
     let registry = ReclaimRegistry::new();
     let nothing = Arc::new(Nothing);
     let weak: Weak<dyn Reclaim> = Arc::downgrade(&nothing) as _;
@@ -139,6 +148,7 @@ fn asking_and_unregistering_do_not_allocate() {
 
 #[test]
 fn registering_frees_what_is_left_of_those_who_are_gone() {
+    let _alone = alone();
     let registry = ReclaimRegistry::new();
     let nothing = Arc::new(Nothing);
     let weak: Weak<dyn Reclaim> = Arc::downgrade(&nothing) as _;
