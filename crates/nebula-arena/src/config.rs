@@ -2,7 +2,7 @@
 
 use nebula_memory_core::{ByteSize, ConfigFaults, MemoryError};
 
-use crate::chunk::MIN_CHUNK;
+use crate::chunk::{HEADER, MIN_CHUNK};
 
 /// How the size of an arena's chunks develops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -12,9 +12,26 @@ use crate::chunk::MIN_CHUNK;
 pub enum Growth {
     /// Every chunk has the size of the first.
     Fixed,
+    /// Every chunk is larger than the one before by the size of the first, up to the largest size.
+    Linear,
     /// Every chunk is twice as large as the one before, up to the largest size.
     #[default]
     Doubling,
+}
+
+/// Which chunks a reset keeps for the next use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Keep {
+    /// All of them: the same work takes nothing from the allocator again.
+    All,
+    /// The one that was filled last, usually the largest.
+    #[default]
+    Last,
+    /// None: every byte goes back to the allocator.
+    Nothing,
 }
 
 /// The settings of an arena.
@@ -47,6 +64,8 @@ pub struct ArenaConfig {
     /// The most bytes that the arena takes from its allocator, headers included. Unlimited by
     /// default.
     pub capacity: Option<ByteSize>,
+    /// What a reset keeps. The chunk that was filled last by default.
+    pub keep: Keep,
 }
 
 impl Default for ArenaConfig {
@@ -56,6 +75,7 @@ impl Default for ArenaConfig {
             max_chunk_size: ByteSize::mib(1),
             growth: Growth::Doubling,
             capacity: None,
+            keep: Keep::Last,
         }
     }
 }
@@ -64,6 +84,31 @@ impl ArenaConfig {
     /// Starts from the defaults.
     pub fn builder() -> ArenaConfigBuilder {
         ArenaConfigBuilder { config: Self::default() }
+    }
+
+    /// These settings, with a first chunk that holds `bytes`, such as the
+    /// [high-water mark](crate::Arena::high_water) of an arena that did the same work before:
+    /// the next one then needs one chunk. At most half of the capacity, if there is one.
+    ///
+    /// ```
+    /// use nebula_arena::Arena;
+    ///
+    /// let work = |arena: &Arena| (0..10_000_u64).for_each(|i| *arena.alloc(i) += 1);
+    /// let first = Arena::new();
+    /// work(&first);
+    /// let second = Arena::with_config(first.config().clone().sized_for(first.high_water()))?;
+    /// work(&second);
+    /// assert!(first.chunk_count() > 1 && second.chunk_count() == 1);
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
+    #[must_use]
+    pub fn sized_for(mut self, bytes: usize) -> Self {
+        let most = self.capacity.map_or(isize::MAX as usize, usize::from) / 2;
+        // Rounded up to what chunks are aligned to; the sums cannot overflow.
+        let wanted = (bytes.min(most) + HEADER.size() + HEADER.align() - 1).min(most);
+        self.chunk_size = self.chunk_size.max(ByteSize::new(wanted));
+        self.max_chunk_size = self.max_chunk_size.max(self.chunk_size);
+        self
     }
 
     /// Checks every rule.
@@ -133,6 +178,12 @@ impl ArenaConfigBuilder {
     /// Sets [`ArenaConfig::capacity`].
     pub fn capacity(mut self, bytes: ByteSize) -> Self {
         self.config.capacity = Some(bytes);
+        self
+    }
+
+    /// Sets [`ArenaConfig::keep`].
+    pub fn keep(mut self, keep: Keep) -> Self {
+        self.config.keep = keep;
         self
     }
 

@@ -4,7 +4,7 @@
 use std::{alloc::Layout, ptr::NonNull};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use nebula_arena::{Arena, ArenaConfig, Growth, Keep};
+use nebula_arena::{Arena, ArenaConfig, Direction, Down, Growth, Keep, Up};
 use nebula_memory_core::{
     Accounted, Allocator, ByteSize, Global, MemoryError, MemoryUsage, TypedAllocator,
     allocator_api2::{
@@ -25,10 +25,12 @@ assert_not_impl_any!(Arena: Sync);
 assert_not_impl_any!(Arena<&'static Arena>: Send);
 
 /// An arena that is its own allocator, for suites that want a value.
-struct Owned<A: Allocator>(Box<Arena<A>>);
+struct Owned<A: Allocator, D: Direction = Up, const MIN_ALIGN: usize = 1>(
+    Box<Arena<A, D, MIN_ALIGN>>,
+);
 
 // SAFETY: forwards to `&Arena`, which the box keeps in place; it is not `Clone`.
-unsafe impl<A: Allocator> Api2 for Owned<A> {
+unsafe impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Api2 for Owned<A, D, MIN_ALIGN> {
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
         (&*self.0).allocate(layout)
     }
@@ -70,7 +72,9 @@ unsafe impl<A: Allocator> Api2 for Owned<A> {
 }
 
 // SAFETY: forwards to `&Arena`.
-unsafe impl<A: Allocator> Allocator for Owned<A> {
+unsafe impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Allocator
+    for Owned<A, D, MIN_ALIGN>
+{
     fn try_allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, MemoryError> {
         (&*self.0).try_allocate(layout)
     }
@@ -80,18 +84,31 @@ fn small(growth: Growth) -> ArenaConfig {
     ArenaConfig::builder().chunk_size(ByteSize::new(300)).growth(growth).build().unwrap()
 }
 
-#[test]
-fn an_arena_is_a_proper_allocator_whatever_its_settings() {
+fn is_a_proper_allocator<D: Direction, const MIN_ALIGN: usize>() {
     let options = AllocatorOptions { reuse: Reuse::LastInFirstOut, ..AllocatorOptions::default() };
-    for config in [ArenaConfig::default(), small(Growth::Fixed), small(Growth::Doubling)] {
+    let growths = [Growth::Fixed, Growth::Linear, Growth::Doubling];
+    for config in growths.map(small).into_iter().chain([ArenaConfig::default()]) {
         let base = CountingAllocator::new();
-        let make = || Owned(Box::new(Arena::with_config_in(config.clone(), &base).unwrap()));
+        let make = || {
+            let arena = Arena::<_, D, MIN_ALIGN>::with_parameters(config.clone(), &base).unwrap();
+            Owned(Box::new(arena))
+        };
         allocator_conformance_with(options, make, |arena| {
             assert_eq!(arena.0.allocated_bytes(), base.live_bytes());
             assert!(arena.0.used() <= arena.0.allocated_bytes());
         });
         base.assert_clean();
     }
+}
+
+#[test]
+fn an_arena_is_a_proper_allocator_whatever_its_settings() {
+    is_a_proper_allocator::<Up, 1>();
+    is_a_proper_allocator::<Up, 8>();
+    is_a_proper_allocator::<Up, 16>();
+    is_a_proper_allocator::<Down, 1>();
+    is_a_proper_allocator::<Down, 2>();
+    is_a_proper_allocator::<Down, 8>();
 }
 
 #[test]
@@ -104,6 +121,28 @@ fn an_arena_with_a_capacity_is_a_proper_allocator() {
     allocator_conformance_with(options, make, |arena| {
         assert!(arena.0.allocated_bytes() <= capacity);
     });
+}
+
+#[test]
+fn downwards_the_last_block_is_moved_along() {
+    let arena = Arena::<Global, Down>::default();
+    let mut first = AVec::with_capacity_in(100, &arena);
+    first.extend(0..100_u8);
+    let used = arena.used();
+    first.reserve_exact(100);
+    assert_eq!((arena.used(), used), (200, 100));
+    assert!(first.iter().copied().eq(0..100));
+    first.truncate(10);
+    first.shrink_to_fit();
+    assert_eq!(arena.used(), 10);
+    assert!(first.iter().copied().eq(0..10));
+    // Not worth a move.
+    let mut second = AVec::with_capacity_in(10, &arena);
+    second.extend([1_u8; 9]);
+    second.shrink_to_fit();
+    assert_eq!(arena.used(), 20);
+    drop(first);
+    assert_eq!(&second[..], [1; 9]);
 }
 
 #[test]

@@ -181,6 +181,7 @@ fn a_configuration_reports_every_fault() {
         max_chunk_size: ByteSize::new(100),
         growth: Growth::Fixed,
         capacity: Some(ByteSize::new(10)),
+        ..ArenaConfig::default()
     };
     let error = Arena::with_config(faulty).unwrap_err();
     let MemoryError::InvalidConfig(faults) = error else { panic!("{error}") };

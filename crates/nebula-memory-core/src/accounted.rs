@@ -42,6 +42,21 @@ impl<A: Allocator, C: Account> Accounted<A, C> {
         &self.allocator
     }
 
+    /// Charges what is allocated to `account` from now on, and moves `bytes` of what has been
+    /// charged so far there. Returns the account before. Both hold the bytes for a moment.
+    ///
+    /// `bytes` is what the blocks that this adaptor has out add up to (of one owner, which knows);
+    /// with another figure the accounts drift.
+    ///
+    /// # Errors
+    /// The new account's refusal; nothing has changed then.
+    pub fn try_move_to(&mut self, account: C, bytes: usize) -> Result<C, MemoryError> {
+        account.try_charge(bytes)?;
+        let before = std::mem::replace(&mut self.account, account);
+        before.credit(bytes);
+        Ok(before)
+    }
+
     /// Charges `bytes`, then calls `allocate`; credits them if that fails.
     #[inline]
     fn charged(

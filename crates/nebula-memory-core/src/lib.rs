@@ -20,6 +20,7 @@ mod refused;
 mod stats;
 #[doc(hidden)]
 pub mod sync;
+mod trim_request;
 mod usage;
 mod wait;
 mod wait_slot;
@@ -43,6 +44,7 @@ pub use {
     refusal::last_refusal,
     refused::Refused,
     stats::{AllocatorStats, StatisticsProvider, StatsSnapshot, StripedCounter},
+    trim_request::TrimRequest,
     usage::{AllocatorKind, MemoryUsage, Resettable, UsageCell},
     wait::{WaitQueue, Waiter},
     wait_slot::WaitSlot,

@@ -370,3 +370,19 @@ fn boxes_keep_strong_alignments() {
     assert!(slice.iter().all(|wide| std::ptr::from_ref(wide).addr() % 256 == 0));
     assert_eq!(slice.iter().map(|wide| wide.0).sum::<u8>(), 3);
 }
+
+#[test]
+fn what_is_charged_moves_to_another_account_or_stays() {
+    let (first, second) = (CountingAccount::new(), CountingAccount::with_limit(60));
+    let mut allocator = Accounted::new(CountingAllocator::new(), first.clone());
+    let layout = Layout::from_size_align(50, 1).unwrap();
+    let block = allocator.try_allocate(layout).unwrap().cast();
+    assert!(allocator.try_move_to(CountingAccount::with_limit(49), 50).is_err());
+    assert_eq!((first.balance(), second.balance()), (50, 0));
+    allocator.try_move_to(second.clone(), 50).unwrap();
+    assert_eq!((first.balance(), second.balance()), (0, 50));
+    assert!(allocator.try_allocate(layout).is_err());
+    // SAFETY: allocated above with this layout, and not used again.
+    unsafe { allocator.deallocate(block, layout) };
+    second.assert_settled();
+}

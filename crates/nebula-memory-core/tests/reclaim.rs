@@ -12,7 +12,7 @@ use std::{
 
 use nebula_memory_core::{
     Account, Align, MemoryError, PressureLevel, Reclaim, ReclaimRegistry, ReclaimReport,
-    Registration, is_reclaiming,
+    Registration, TrimRequest, is_reclaiming,
 };
 use nebula_testing::{InjectedPanic, watchdog};
 
@@ -403,4 +403,19 @@ fn reports_add_up() {
     let one = ReclaimReport { given: usize::MAX, asked: 1, skipped: 2, panicked: 3 };
     let sum = one.plus(ReclaimReport { given: 1, asked: 10, skipped: 20, panicked: 30 });
     assert_eq!(sum, ReclaimReport { given: usize::MAX, asked: 11, skipped: 22, panicked: 33 });
+}
+
+#[test]
+fn a_request_is_left_for_the_owner_and_taken_once() {
+    let registry = ReclaimRegistry::new();
+    let request = Arc::new(TrimRequest::default());
+    let weak: Weak<dyn Reclaim> = Arc::downgrade(&request) as _;
+    let _registration = registry.register("arena", 0, weak);
+    assert_eq!((registry.reclaimable(), request.take()), (0, 0));
+    request.publish(500);
+    assert_eq!(registry.reclaimable(), 500);
+    // Nothing is given back yet; the largest request counts.
+    let given = [100, 300, 200].map(|wanted| registry.reclaim(wanted, HIGH).given);
+    assert_eq!((given, request.take(), request.take()), ([0; 3], 300, 0));
+    assert_eq!(format!("{request:?}"), "TrimRequest { spare: 500, wanted: 0 }");
 }
