@@ -1,5 +1,6 @@
-//! Sequences of operations on an arena: what was allocated keeps its contents until it is freed or
-//! the arena is reset, blocks don't overlap, and every byte comes back to the allocator.
+//! Sequences of operations on an arena of any kind: what was allocated keeps its contents until it
+//! is freed, its scope ends or the arena is reset, blocks don't overlap, and every byte comes back
+//! to the allocator.
 
 #![no_main]
 
@@ -7,7 +8,7 @@ use std::{alloc::Layout, cell::Cell, ptr::NonNull};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use nebula_arena::{Arena, ArenaConfig, Growth, Keep};
+use nebula_arena::{Arena, ArenaConfig, Direction, Down, Growth, Keep, Scope, Up};
 use nebula_memory_core::{
     Account, Accounted, Align, ByteSize, Global, MemoryError, MemoryUsage,
     allocator_api2::alloc::Allocator as _,
@@ -40,7 +41,8 @@ impl Account for Purse {
 struct Input {
     chunk_size: u16,
     max_chunk_size: u16,
-    fixed: bool,
+    growth: u8,
+    kind: u8,
     capacity: Option<u16>,
     limit: u16,
     rounds: Vec<Round>,
@@ -49,7 +51,8 @@ struct Input {
 #[derive(Arbitrary, Debug)]
 struct Round {
     operations: Vec<Operation>,
-    keep_nothing: bool,
+    keep: u8,
+    shrink_to: u16,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -62,6 +65,10 @@ enum Operation {
     /// Which block (after a remainder), and its new size.
     Resize(u8, u16),
     Free(u8),
+    /// A list that does not know its length, and formatted text.
+    Collect(u16),
+    /// All of these in a scope of their own.
+    Scope(Vec<Operation>),
 }
 
 /// A block that the fuzzer holds, and the byte that fills it.
@@ -85,7 +92,11 @@ impl Held {
     }
 }
 
-fn round<A: nebula_memory_core::Allocator>(arena: &Arena<A>, operations: Vec<Operation>) {
+fn round<A: nebula_memory_core::Allocator, D: Direction, const M: usize>(
+    arena: &mut Scope<'_, A, D, M>,
+    operations: Vec<Operation>,
+) {
+    let mut lists: Vec<&mut [u16]> = Vec::new();
     let mut blocks: Vec<Held> = Vec::new();
     let mut numbers: Vec<(&mut u64, u64)> = Vec::new();
     let mut texts: Vec<(&mut str, String)> = Vec::new();
@@ -110,7 +121,7 @@ fn round<A: nebula_memory_core::Allocator>(arena: &Arena<A>, operations: Vec<Ope
             Operation::Block(size, shift) => {
                 let layout = Layout::from_size_align(size.into(), 1 << (shift % 13));
                 let layout = layout.expect("small");
-                if let Ok(block) = arena.allocate(layout) {
+                if let Ok(block) = (&*arena).allocate(layout) {
                     assert_eq!(block.len(), layout.size());
                     let held = Held { block: block.cast(), layout, fill };
                     held.write();
@@ -125,10 +136,10 @@ fn round<A: nebula_memory_core::Allocator>(arena: &Arena<A>, operations: Vec<Ope
                 let result = if size >= old.size() {
                     // SAFETY: the block is the arena's and has the old layout; the new one is at
                     // least as large.
-                    unsafe { arena.grow(held.block, old, new) }
+                    unsafe { (&*arena).grow(held.block, old, new) }
                 } else {
                     // SAFETY: as above; the new one is smaller.
-                    unsafe { arena.shrink(held.block, old, new) }
+                    unsafe { (&*arena).shrink(held.block, old, new) }
                 };
                 if let Ok(block) = result {
                     assert_eq!(block.len(), size);
@@ -144,8 +155,21 @@ fn round<A: nebula_memory_core::Allocator>(arena: &Arena<A>, operations: Vec<Ope
                     let held = blocks.swap_remove(usize::from(which) % blocks.len());
                     held.check(held.layout.size());
                     // SAFETY: the block is the arena's, has this layout, and is forgotten here.
-                    unsafe { arena.deallocate(held.block, held.layout) };
+                    unsafe { (&*arena).deallocate(held.block, held.layout) };
                 }
+            }
+            Operation::Collect(len) => {
+                if let Ok(list) = arena.try_alloc_slice_from_iter((0..len).filter(|i| i % 2 == 0)) {
+                    lists.push(list);
+                }
+                if let Ok(text) = arena.try_alloc_fmt(format_args!("{len:>9}{len}")) {
+                    texts.push((text, format!("{len:>9}{len}")));
+                }
+            }
+            Operation::Scope(operations) => {
+                let used = arena.usage().used;
+                arena.scope(|inner| round(inner, operations));
+                assert_eq!(arena.usage().used, used, "a scope kept something");
             }
         }
     }
@@ -155,35 +179,45 @@ fn round<A: nebula_memory_core::Allocator>(arena: &Arena<A>, operations: Vec<Ope
     assert!(numbers.iter().all(|(value, number)| **value == *number));
     assert!(texts.iter().all(|(copy, text)| **copy == **text));
     assert!(slices.iter().all(|(copy, values)| **copy == **values));
+    for list in lists {
+        assert!(list.iter().enumerate().all(|(i, value)| usize::from(*value) == 2 * i));
+    }
 }
 
-fuzz_target!(|input: Input| {
+fuzz_target!(|input: Input| match input.kind % 6 {
+    0 => run::<Up, 1>(input),
+    1 => run::<Up, 8>(input),
+    2 => run::<Up, 16>(input),
+    3 => run::<Down, 1>(input),
+    4 => run::<Down, 4>(input),
+    _ => run::<Down, 16>(input),
+});
+
+fn run<D: Direction, const M: usize>(input: Input) {
     let mut config = ArenaConfig::builder()
         .chunk_size(ByteSize::new(input.chunk_size.into()))
-        .max_chunk_size(ByteSize::new(input.max_chunk_size.into()));
-    if input.fixed {
-        config = config.growth(Growth::Fixed);
-    }
+        .max_chunk_size(ByteSize::new(input.max_chunk_size.into()))
+        .growth([Growth::Fixed, Growth::Linear, Growth::Doubling][usize::from(input.growth % 3)]);
     if let Some(capacity) = input.capacity {
         config = config.capacity(ByteSize::new(capacity.into()));
     }
     let Ok(config) = config.build() else { return };
     let purse = Purse { charged: Cell::new(0), limit: usize::from(input.limit) * 16 };
-    let Ok(mut arena) = Arena::with_config_in(config, Accounted::new(Global, &purse)) else {
-        return;
-    };
+    let allocator = Accounted::new(Global, &purse);
+    let Ok(mut arena) = Arena::<_, D, M>::with_parameters(config, allocator) else { return };
     for next in input.rounds {
-        round(&arena, next.operations);
+        round(&mut arena.as_scope(), next.operations);
+        let usage = arena.usage();
         assert_eq!(arena.allocated_bytes(), purse.charged.get(), "the books differ");
-        assert!(arena.used() <= arena.allocated_bytes());
-        if next.keep_nothing {
-            arena.reset_keeping(Keep::Nothing);
-            assert_eq!(purse.charged.get(), 0);
-        } else {
-            arena.reset();
-        }
-        assert_eq!(arena.used(), 0);
+        assert_eq!((usage.used, usage.allocated), (arena.used(), purse.charged.get()));
+        let sum = usage.used + usage.free + usage.wasted + usage.spare + usage.overhead;
+        assert_eq!(sum, usage.allocated, "bytes without a purpose");
+        assert_eq!(arena.chunks().map(<[_]>::len).sum::<usize>(), usage.used);
+        arena.reset_keeping([Keep::Nothing, Keep::Last, Keep::All][usize::from(next.keep % 3)]);
+        assert_eq!((arena.used(), arena.allocated_bytes()), (0, purse.charged.get()));
+        arena.shrink_to(next.shrink_to.into());
+        assert!(purse.charged.get() <= next.shrink_to.into());
     }
     drop(arena);
     assert_eq!(purse.charged.get(), 0, "not all came back");
-});
+}
