@@ -1,44 +1,78 @@
-//! `nebula-arena` beside bumpalo and bump-scope, each with its default settings.
+//! `nebula-arena` beside bumpalo, bump-scope and oxc's arena, and beside the crates that are made
+//! for one kind of work. Ours is charged to a budget; each arena has its default settings, but for
+//! a minimum alignment where the case is about that.
+//!
+//! The loops around the arenas' own work are as small as loops can be: about four instructions.
 
-use std::{alloc::Layout, hint::black_box};
+mod document;
+mod json;
+#[cfg(feature = "mimalloc")]
+mod mi;
+mod scopes;
+mod streams;
+mod threads;
+mod typed;
+mod values;
+mod vectors;
 
-use nebula_arena::Arena;
-use nebula_memory_core::allocator_api2::{alloc::Allocator, vec::Vec as Vec2};
+use std::{hint::black_box, sync::LazyLock, time::Duration};
 
-use crate::{Case, Contender};
+use bump_scope::{BumpBox, settings::BumpSettings};
+use nebula_arena::{Arena, ArenaConfig, Up};
+use nebula_budget::{BudgetAllocator, MemoryBudget};
+use nebula_memory_core::allocator_api2::alloc::Allocator;
+
+use crate::{Case, Contender, Footprint, Maker, Stopwatch};
+
+type Ours = Arena<BudgetAllocator>;
+type Ours8 = Arena<BudgetAllocator, Up, 8>;
+type Bumpalo = bumpalo::Bump;
+type Bumpalo8 = bumpalo::Bump<8>;
+type BumpScope = bump_scope::Bump;
+type BumpScope8 = bump_scope::Bump<bump_scope::alloc::Global, BumpSettings<8>>;
+type Oxc = oxc_allocator::arena::Arena;
+type Oxc8 = oxc_allocator::arena::Arena<8>;
 
 /// What the cases need of an arena; each implementation calls the arena's own methods.
-trait Bump: Default + 'static {
-    fn value<T: Copy>(&self, value: T);
-    fn text(&self, text: &str);
-    fn numbers(&self, numbers: &[u32]);
+trait Bump: Sized + 'static {
+    fn fresh() -> Self;
+    fn value<T: Copy>(&self, value: T) -> &T;
+    fn text(&self, text: &str) -> &str;
+    fn slice<T: Copy>(&self, values: &[T]) -> &[T];
     /// The arena as an allocator, for `allocator_api2` collections.
     fn allocator(&self) -> impl Allocator + Copy;
     fn reset(&mut self);
 }
 
+/// The same calls for every arena; `$plain` turns what its methods return into a reference.
 macro_rules! bump {
-    ($arena:ty) => {
+    ($arena:ty, $fresh:expr, $plain:expr) => {
         impl Bump for $arena {
-            #[inline]
-            fn value<T: Copy>(&self, value: T) {
-                black_box(self.alloc(value));
+            fn fresh() -> Self {
+                $fresh
             }
 
-            #[inline]
-            fn text(&self, text: &str) {
-                black_box(self.alloc_str(text));
+            #[inline(always)]
+            fn value<T: Copy>(&self, value: T) -> &T {
+                $plain(self.alloc(value))
             }
 
-            #[inline]
-            fn numbers(&self, numbers: &[u32]) {
-                black_box(self.alloc_slice_copy(numbers));
+            #[inline(always)]
+            fn text(&self, text: &str) -> &str {
+                $plain(self.alloc_str(text))
             }
 
+            #[inline(always)]
+            fn slice<T: Copy>(&self, values: &[T]) -> &[T] {
+                $plain(self.alloc_slice_copy(values))
+            }
+
+            #[inline(always)]
             fn allocator(&self) -> impl Allocator + Copy {
                 self
             }
 
+            #[inline(always)]
             fn reset(&mut self) {
                 <$arena>::reset(self);
             }
@@ -46,168 +80,155 @@ macro_rules! bump {
     };
 }
 
-bump!(Arena);
-bump!(bumpalo::Bump);
-bump!(bump_scope::Bump);
+bump!(Ours, Arena::new_in(BUDGET.allocator()), std::convert::identity);
+bump!(
+    Ours8,
+    Self::with_parameters(ArenaConfig::default(), BUDGET.allocator()).expect("a valid config"),
+    std::convert::identity
+);
+bump!(Bumpalo, Self::new(), std::convert::identity);
+bump!(Bumpalo8, Self::with_min_align(), std::convert::identity);
+bump!(BumpScope, Self::new(), BumpBox::leak);
+bump!(BumpScope8, Self::new(), BumpBox::leak);
+bump!(Oxc, Self::new(), std::convert::identity);
+bump!(Oxc8, Self::with_min_align(), std::convert::identity);
 
-/// Iterations between two resets: small enough to stay in the cache, so that the arena's own work
-/// is measured and not the memory's.
-const BATCH: u64 = 4096;
+/// What our arenas are charged to; nothing here exhausts it.
+static BUDGET: LazyLock<MemoryBudget> =
+    LazyLock::new(|| MemoryBudget::root("bench", 1 << 34).expect("a valid capacity"));
 
-/// An arena and what the case cycles through.
-struct State<A> {
-    arena: A,
-    texts: Vec<String>,
-    layouts: Vec<Layout>,
-    next: usize,
-}
+/// Bytes between two resets: few enough to stay in the cache, so that the arena's work is measured
+/// and not the memory's, and enough that the clock doesn't matter.
+const ROOM: usize = 256 << 10;
 
-impl<A: Bump> State<A> {
-    fn new() -> Self {
-        // Lengths in a fixed random order: what follows is not to be guessed by the processor.
-        let mut seed = 1_u64;
-        let mut random = |below: u64| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            usize::try_from((seed >> 33) % below).unwrap_or_default()
-        };
-        let texts = (0..1024).map(|_| "x".repeat(1 + random(256))).collect();
-        let layouts = (0..1024)
-            .map(|_| Layout::from_size_align(1 + random(64), 1 << random(5)))
-            .map(|layout| layout.expect("small"))
-            .collect();
-        Self { arena: A::default(), texts, layouts, next: 0 }
-    }
-
-    #[inline]
-    fn turn(&mut self) -> usize {
-        self.next = (self.next + 1) % 1024;
-        self.next
-    }
-}
-
-/// Runs `op` in batches on an arena that has found its size.
-fn contender<A: Bump>(
+/// Does `work` in batches on an arena that has found its size, and that is reset after each batch.
+/// `work` is told how many operations to do and has the loop, so that the loop fits the work; it is
+/// given what `prepare` made.
+fn contender<A: Bump, P: 'static>(
     name: &'static str,
-    batch: u64,
-    op: impl Fn(&mut State<A>) + Copy + 'static,
+    batch: usize,
+    prepare: fn() -> Vec<P>,
+    work: impl Fn(&mut A, &[P], usize) + 'static,
 ) -> Contender {
-    let setup = move || {
-        let mut state = State::new();
-        for _ in 0..2 {
-            for _ in 0..batch {
-                op(&mut state);
-            }
-            state.arena.reset();
+    Contender::timed(name, move |iterations| {
+        let prepared = prepare();
+        let mut arena = A::fresh();
+        for _ in 0..3 {
+            work(&mut arena, &prepared, batch);
+            arena.reset();
         }
-        state
-    };
-    Contender::batches(name, batch, setup, op, |state| state.arena.reset())
+        in_batches(iterations, batch, |now| {
+            let watch = Stopwatch::start();
+            work(&mut arena, &prepared, now);
+            let time = watch.elapsed();
+            arena.reset();
+            time
+        })
+    })
 }
 
-#[inline]
-fn value<A: Bump, T: Copy>(state: &mut State<A>, value: T) {
-    state.arena.value(black_box(value));
-}
-
-#[inline]
-fn text<A: Bump>(state: &mut State<A>) {
-    let turn = state.turn();
-    state.arena.text(&state.texts[turn]);
-}
-
-#[inline]
-fn numbers<A: Bump>(state: &mut State<A>) {
-    state.arena.numbers(black_box(&[7; 16]));
-}
-
-#[inline]
-fn layout<A: Bump>(state: &mut State<A>) {
-    let turn = state.turn();
-    let block = state.arena.allocator().allocate(state.layouts[turn]);
-    let _ = black_box(block);
-}
-
-#[inline]
-fn last_in_first_out<A: Bump>(state: &mut State<A>) {
-    let layout = Layout::new::<[u64; 8]>();
-    let allocator = state.arena.allocator();
-    let block = black_box(allocator.allocate(layout)).expect("64 bytes").cast();
-    // SAFETY: allocated above by the same allocator with the same layout, and used by nobody else.
-    unsafe { allocator.deallocate(block, layout) };
-}
-
-#[inline]
-fn vector<A: Bump>(state: &mut State<A>) {
-    let mut numbers = Vec2::new_in(state.arena.allocator());
-    for i in 0..1000_u64 {
-        numbers.push(black_box(i));
+/// The sum of what `batch` returns, which is told how many iterations it is to do.
+fn in_batches(iterations: u64, batch: usize, mut run: impl FnMut(usize) -> Duration) -> Duration {
+    let mut left = iterations;
+    let mut total = Duration::ZERO;
+    while left > 0 {
+        let now = usize::try_from(left).map_or(batch, |left| left.min(batch));
+        total += run(now);
+        left -= now as u64;
     }
-    black_box(&numbers[..]);
+    total
 }
 
+/// The same generic function for all arenas.
+macro_rules! case {
+    ($name:literal, $batch:expr, $prepare:expr, $work:ident) => {
+        $crate::Case::new(
+            $name,
+            contender::<$crate::areas::arena::Ours, _>("ours", $batch, $prepare, $work),
+        )
+        .peer(contender::<$crate::areas::arena::BumpScope, _>(
+            "bump-scope",
+            $batch,
+            $prepare,
+            $work,
+        ))
+        .peer(contender::<$crate::areas::arena::Bumpalo, _>("bumpalo", $batch, $prepare, $work))
+        .peer(contender::<$crate::areas::arena::Oxc, _>("oxc", $batch, $prepare, $work))
+    };
+    ($name:literal, minimum alignment 8, $batch:expr, $prepare:expr, $work:ident) => {
+        $crate::Case::new(
+            concat!($name, ", min align 8"),
+            contender::<$crate::areas::arena::Ours8, _>("ours", $batch, $prepare, $work),
+        )
+        .peer(contender::<$crate::areas::arena::BumpScope8, _>(
+            "bump-scope",
+            $batch,
+            $prepare,
+            $work,
+        ))
+        .peer(contender::<$crate::areas::arena::Bumpalo8, _>("bumpalo", $batch, $prepare, $work))
+        .peer(contender::<$crate::areas::arena::Oxc8, _>("oxc", $batch, $prepare, $work))
+    };
+}
+use case;
+
+/// An arena that is made, filled and dropped.
 fn from_new<A: Bump>(name: &'static str) -> Contender {
     Contender::each(
         name,
         || (),
         |()| {
-            let arena = A::default();
+            let arena = A::fresh();
             for i in 0..1000_u64 {
-                arena.value(black_box(i));
+                black_box(arena.value(i));
             }
             arena
         },
     )
 }
 
-/// The same generic function for all three.
-macro_rules! case {
-    ($name:literal, $unit:literal, $batch:expr, $op:ident $(, $arg:expr)?) => {
-        Case::new($name, contender::<Arena>("ours", $batch, |state| $op(state $(, $arg)?)))
-            .unit($unit)
-            .peer(contender::<bumpalo::Bump>("bumpalo", $batch, |state| $op(state $(, $arg)?)))
-            .peer(contender::<bump_scope::Bump>("bump-scope", $batch, |state| $op(state $(, $arg)?)))
-    };
-}
-
-/// The case of a general allocator: what it is made for, an arena takes in passing.
-fn free_at_once() -> Case {
-    let case = case!("alloc and free 64 B, as allocator", "ns/op", BATCH, last_in_first_out);
-    #[cfg(feature = "mimalloc")]
-    let case = case.peer(mimalloc());
-    case
-}
-
-#[cfg(feature = "mimalloc")]
-fn mimalloc() -> Contender {
-    use std::alloc::GlobalAlloc as _;
-
-    Contender::each(
-        "mimalloc",
-        || mimalloc::MiMalloc,
-        |allocator| {
-            let layout = Layout::new::<[u64; 8]>();
-            // SAFETY: the layout has a size.
-            let block = black_box(unsafe { allocator.alloc(layout) });
-            assert!(!block.is_null());
-            // SAFETY: allocated above with the same layout, and used by nobody else.
-            unsafe { allocator.dealloc(block, layout) };
-        },
-    )
-}
-
 /// The cases.
 pub fn cases() -> Vec<Case> {
-    vec![
-        case!("u64", "ns/op", BATCH, value, 42_u64),
-        case!("64 B value", "ns/op", BATCH, value, [42_u64; 8]),
-        case!("str of 1-256 B", "ns/op", 1024, text),
-        case!("slice of 16 u32", "ns/op", BATCH, numbers),
-        case!("any layout, as allocator", "ns/op", BATCH, layout),
-        free_at_once(),
-        case!("vector of 1000", "ns/vector", 16, vector),
-        Case::new("new, 1000 u64, drop", from_new::<Arena>("ours"))
+    let mut cases = values::cases();
+    cases.extend(vectors::cases());
+    cases.extend(scopes::cases());
+    cases.push(
+        Case::new("new, 1000 u64, drop", from_new::<Ours>("ours"))
             .unit("ns/arena")
-            .peer(from_new::<bumpalo::Bump>("bumpalo"))
-            .peer(from_new::<bump_scope::Bump>("bump-scope")),
+            .peer(from_new::<BumpScope>("bump-scope"))
+            .peer(from_new::<Bumpalo>("bumpalo"))
+            .peer(from_new::<Oxc>("oxc")),
+    );
+    cases.extend(json::cases());
+    cases.extend(typed::cases());
+    cases.extend(threads::cases());
+    cases.extend(streams::cases());
+    #[cfg(feature = "mimalloc")]
+    mi::add_to(&mut cases);
+    cases
+}
+
+/// What arenas take from the heap for what is in them.
+pub fn footprints() -> Vec<Footprint> {
+    fn numbers<A: Bump>(name: &'static str) -> Maker {
+        Maker::new(
+            name,
+            1,
+            || (),
+            |(), _| {
+                let arena = A::fresh();
+                for i in 0..1000_u64 {
+                    arena.value(i);
+                }
+                arena
+            },
+        )
+    }
+    vec![
+        Footprint::new("arena of 1000 u64", "B/arena", numbers::<Ours>("ours"))
+            .peer(numbers::<BumpScope>("bump-scope"))
+            .peer(numbers::<Bumpalo>("bumpalo"))
+            .peer(numbers::<Oxc>("oxc")),
+        json::footprint(),
     ]
 }

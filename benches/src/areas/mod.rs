@@ -14,7 +14,8 @@ pub mod pool;
 pub const AREAS: &[Area] = &[
     // One a line.
     Area::new("alloc", "a bump region beside bumpalo, and what counting costs", alloc::cases),
-    Area::new("arena", "bump arenas: values, strings, slices, vectors, start-up", arena::cases),
+    Area::new("arena", "values, vectors, scopes, JSON, Drop, threads, streams", arena::cases)
+        .footprints(arena::footprints),
     Area::new("budget", "charges to trees of budgets, alone and from two threads", budget::cases)
         .footprints(budget::footprints),
     Area::new("cache", "caches for many threads: hits, evictions, get or insert", cache::cases),

@@ -1,28 +1,32 @@
 //! Object pools: an object is taken, used, reset and given back, 16 objects in the pool, by one
-//! thread and by two at once. Pools that don't reset are reset by hand, so that the work is the
-//! same; those that don't count or limit are not made to.
+//! thread and by two at once; with guards that own a share of the pool; and by tasks that wait for
+//! each other. Pools that don't reset are reset by hand, so that the work is the same; those that
+//! don't count or limit are not made to.
+//!
+//! What is lent is asked for in the same place in every case; where one of our pools is slower than
+//! another of ours by nature, the peers are those that do the same.
 
-use std::{
-    hint::black_box,
-    sync::{Mutex, PoisonError},
-};
+mod asynchronous;
+mod ours;
+mod peers;
 
-use nebula_pool::{PoolConfig, Poolable, ThreadSafePool};
-use object_pool::Pool as ObjectPool;
-use opool::{Pool as OPool, PoolAllocator};
+use std::hint::black_box;
 
-use crate::{Case, Contender, Thread, repeat};
+use nebula_pool::Poolable;
 
-const OBJECTS: usize = 16;
+use crate::{Case, Contender};
+
+pub(crate) const OBJECTS: usize = 16;
 
 /// What is pooled: how it is made, used and reset.
-trait Subject: Poolable + Send + 'static {
+pub(crate) trait Subject: Poolable + Send + Sync + 'static {
     fn make() -> Self;
     fn touch(&mut self);
 }
 
 /// 64 bytes in the object itself.
-struct Small([u64; 8]);
+#[derive(Default)]
+pub(crate) struct Small([u64; 8]);
 
 impl Poolable for Small {
     #[inline]
@@ -38,7 +42,7 @@ impl Poolable for Small {
 
 impl Subject for Small {
     fn make() -> Self {
-        Self([0; 8])
+        Self::default()
     }
 
     #[inline]
@@ -58,74 +62,54 @@ impl Subject for Vec<u8> {
     }
 }
 
-/// Makes and resets for opool.
-struct Maker;
-
-impl<T: Subject> PoolAllocator<T> for Maker {
-    #[inline]
-    fn reset(&self, object: &mut T) {
-        object.reset();
-    }
-
-    fn allocate(&self) -> T {
-        T::make()
-    }
+/// The peers of pools that threads share.
+fn shared<T: Subject>(name: &'static str, threads: usize, ours: Contender) -> Case {
+    let case = Case::new(name, ours)
+        .peer(peers::opool::<T>(threads))
+        .peer(peers::object_pool::<T>(threads))
+        .peer(peers::lockfree::<T>(threads))
+        .peer(peers::sharded::<T>(threads))
+        .peer(peers::regex::<T>(threads))
+        .peer(peers::deadpool::<T>(threads))
+        .peer(peers::mutex::<T>(threads));
+    with_heap::<T>(case, threads)
 }
 
-fn ours<T: Subject>(threads: usize) -> Contender {
-    let setup = || {
-        let config = PoolConfig::builder().capacity(OBJECTS).warm_up(OBJECTS).build();
-        config.and_then(|config| ThreadSafePool::new(&config, T::make)).expect("a pool")
-    };
-    Contender::threads("ours", threads, setup, |pool, thread: Thread| {
-        repeat(thread.iterations, || pool.try_get().expect("an object").touch());
-    })
+#[cfg(feature = "mimalloc")]
+fn with_heap<T: Subject>(case: Case, threads: usize) -> Case {
+    case.peer(peers::mimalloc::<T>(threads))
 }
 
-fn opool<T: Subject>(threads: usize) -> Contender {
-    let setup = || OPool::<Maker, T>::new_prefilled(OBJECTS, Maker);
-    Contender::threads("opool", threads, setup, |pool, thread: Thread| {
-        repeat(thread.iterations, || pool.get().touch());
-    })
+#[cfg(not(feature = "mimalloc"))]
+fn with_heap<T: Subject>(case: Case, _threads: usize) -> Case {
+    case
 }
 
-fn object_pool<T: Subject>(threads: usize) -> Contender {
-    let setup = || ObjectPool::new(OBJECTS, T::make);
-    Contender::threads("object-pool", threads, setup, |pool, thread: Thread| {
-        repeat(thread.iterations, || {
-            let mut object = pool.try_pull().expect("an object");
-            object.touch();
-            object.reset();
-        });
-    })
-}
-
-fn mutex<T: Subject>(threads: usize) -> Contender {
-    let setup = || Mutex::new((0..OBJECTS).map(|_| T::make()).collect::<Vec<T>>());
-    Contender::threads("Mutex<Vec>", threads, setup, |pool, thread: Thread| {
-        let lock = || pool.lock().unwrap_or_else(PoisonError::into_inner);
-        repeat(thread.iterations, || {
-            let mut object = lock().pop().expect("an object");
-            object.touch();
-            object.reset();
-            lock().push(object);
-        });
-    })
-}
-
-fn case<T: Subject>(name: &'static str, threads: usize) -> Case {
-    Case::new(name, ours::<T>(threads))
-        .peer(opool::<T>(threads))
-        .peer(object_pool::<T>(threads))
-        .peer(mutex::<T>(threads))
+/// The peers of pools for one thread.
+fn local<T: Subject>(name: &'static str, ours: Contender) -> Case {
+    let case = Case::new(name, ours).peer(peers::opool_local::<T>()).peer(peers::vec::<T>());
+    with_heap::<T>(case, 1)
 }
 
 /// The cases.
 pub fn cases() -> Vec<Case> {
-    vec![
-        case::<Small>("64 B object, 1 thread", 1),
-        case::<Small>("64 B object, 2 threads", 2),
-        case::<Vec<u8>>("4 KiB buffer, 1 thread", 1),
-        case::<Vec<u8>>("4 KiB buffer, 2 threads", 2),
-    ]
+    let mut cases = vec![
+        local::<Small>("ObjectPool, 64 B, 1 thread", ours::object_pool::<Small>()),
+        local::<Vec<u8>>("ObjectPool, 4 KiB buffer, 1 thread", ours::object_pool::<Vec<u8>>()),
+        shared::<Small>("64 B object, 1 thread", 1, ours::thread_safe::<Small>(1)),
+        shared::<Small>("64 B object, 2 threads", 2, ours::thread_safe::<Small>(2)),
+        shared::<Vec<u8>>("4 KiB buffer, 1 thread", 1, ours::thread_safe::<Vec<u8>>(1)),
+        shared::<Vec<u8>>("4 KiB buffer, 2 threads", 2, ours::thread_safe::<Vec<u8>>(2)),
+        shared::<Small>("LockFreePool, 64 B, 1 thread", 1, ours::lock_free::<Small>(1)),
+        shared::<Small>("LockFreePool, 64 B, 2 threads", 2, ours::lock_free::<Small>(2)),
+        shared::<Small>("TtlPool, 64 B, 1 thread", 1, ours::ttl::<Small>(1)),
+        shared::<Small>("PriorityPool, 64 B, 1 thread", 1, ours::priority::<Small>(1)),
+        shared::<Small>("HierarchicalPool, 64 B, 1 thread", 1, ours::hierarchical::<Small>(1)),
+        Case::new("Arc guard, 64 B, 1 thread", ours::owned::<Small>(1))
+            .peer(peers::opool_owned::<Small>(1))
+            .peer(peers::lockfree_owned::<Small>(1))
+            .peer(peers::deadpool::<Small>(1)),
+    ];
+    cases.extend(asynchronous::cases());
+    cases
 }

@@ -173,6 +173,8 @@ macro_rules! allocator_by_reference {
     };
 }
 
+pub(crate) use allocator_by_reference;
+
 allocator_by_reference! {
     [A: Allocator, D: Direction, const MIN_ALIGN: usize] Arena<A, D, MIN_ALIGN>
 }

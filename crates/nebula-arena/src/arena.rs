@@ -273,7 +273,7 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Arena<A, D, MIN_ALIGN> 
     /// ```
     pub fn trim_request(&self) -> Arc<TrimRequest> {
         let request = self.request.get_or_init(|| Arc::new(TrimRequest::new()));
-        request.publish(self.bump.spare_bytes());
+        request.publish(self.bump.reclaimable_bytes());
         Arc::clone(request)
     }
 
@@ -292,7 +292,7 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Arena<A, D, MIN_ALIGN> 
 
     fn publish(&self) {
         if let Some(request) = self.request.get() {
-            request.publish(self.bump.spare_bytes());
+            request.publish(self.bump.reclaimable_bytes());
         }
     }
 
@@ -346,7 +346,9 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Source for Arena<A, D, 
     #[inline(never)]
     fn place_elsewhere(&self, layout: Layout) -> Result<NonNull<u8>, MemoryError> {
         self.answer_request();
-        self.bump.place_elsewhere(&self.allocator, &self.config, layout, true)
+        let block = self.bump.place_elsewhere(&self.allocator, &self.config, layout, true);
+        self.publish();
+        block
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 //! A [`Bump`] has no allocator of its own. Whoever owns one passes the same allocator to every
 //! call, and calls [`Bump::release`] before it goes.
 
-use std::{alloc::Layout, cell::Cell, marker::PhantomData, ptr::NonNull};
+use std::{alloc::Layout, cell::Cell, marker::PhantomData, num::NonZero, ptr::NonNull};
 
 use nebula_memory_core::{Align, Allocator, MemoryError, layout::is_aligned};
 
@@ -46,8 +46,27 @@ pub(crate) struct Bump<D: Direction, const MIN_ALIGN: usize> {
 #[derive(Clone, Copy)]
 pub(crate) struct Mark {
     current: Option<Chunk>,
-    cursor: *mut u8,
+    /// Bytes in use in the current chunk.
+    used: usize,
     asides: Option<Chunk>,
+}
+
+/// What a [`Mark`] says, as numbers: nothing can be reached by it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Address {
+    current: Option<NonZero<usize>>,
+    used: usize,
+    aside: Option<NonZero<usize>>,
+}
+
+impl Mark {
+    pub(crate) fn address(self) -> Address {
+        Address {
+            current: self.current.map(Chunk::addr),
+            used: self.used,
+            aside: self.asides.map(Chunk::addr),
+        }
+    }
 }
 
 /// Where the cursor points while there is no chunk: nowhere, aligned as a chunk's ends are. The
@@ -186,6 +205,12 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
                 Ok(chunk) => {
                     self.bytes.set(self.bytes.get() + size);
                     self.count.set(self.count.get() + 1);
+                    // The allocator may have come back here, and used up what was left.
+                    if config.capacity.is_some_and(|capacity| self.bytes.get() > capacity.get()) {
+                        // SAFETY: the chunk is in no list and nobody uses it.
+                        unsafe { self.give_back(allocator, chunk) };
+                        return Err(no_capacity(layout, 0));
+                    }
                     return Ok(chunk);
                 }
                 // Less will do, down to what is needed; the last refusal is the one to report.
@@ -208,6 +233,29 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
             next = chunk.header().next.get();
         }
         None
+    }
+
+    /// Takes in a chunk that is in no list, as a spare one. It came from the allocator of this
+    /// bump's chunks.
+    pub(crate) fn adopt(&self, chunk: Chunk) {
+        self.bytes.set(self.bytes.get() + chunk.size());
+        self.count.set(self.count.get() + 1);
+        self.link(chunk, self.last.get());
+    }
+
+    /// Lets a spare chunk go, which is in no list then.
+    pub(crate) fn disown(&self) -> Option<Chunk> {
+        self.let_go_of_what_is_empty();
+        let chunk = self.first_spare()?;
+        self.unlink(chunk);
+        self.bytes.set(self.bytes.get() - chunk.size());
+        self.count.set(self.count.get() - 1);
+        Some(chunk)
+    }
+
+    /// The first and the last chunk in use of the list.
+    pub(crate) fn ends(&self) -> Option<(Chunk, Chunk)> {
+        self.first.get().zip(self.current.get())
     }
 
     fn first_spare(&self) -> Option<Chunk> {
@@ -252,6 +300,7 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
         }
         self.link(chunk, self.current.get());
         chunk.header().used_before.set(before);
+        chunk.header().size_before.set(self.size_in_list());
         self.set_current(Some(chunk));
         self.note_high_water();
     }
@@ -264,9 +313,46 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
         self.limit.set(limit);
     }
 
+    /// Goes to the start of the first chunk, if there is one: nothing is in use then. The last one
+    /// of the series, most often the largest, comes first from now on.
+    fn start_over(&self) {
+        if let (Some(first), Some(last)) = (self.first.get(), self.last.get()) {
+            // One that was made for a large block stays for such.
+            if first.size() < last.size() && last.size() <= self.next_size.get() {
+                self.unlink(last);
+                self.link(last, None);
+            }
+        }
+        let first = self.first.get();
+        if let Some(first) = first {
+            first.header().used_before.set(0);
+            first.header().size_before.set(0);
+        }
+        self.set_current(first);
+    }
+
+    /// Makes the current chunk a spare one if nothing is in use. (No mark leads there: those of an
+    /// empty bump name no chunk.)
+    fn let_go_of_what_is_empty(&self) {
+        if self.current.get().is_some() && self.is_empty() {
+            self.set_current(None);
+        }
+    }
+
+    /// Whether no byte is in use.
+    fn is_empty(&self) -> bool {
+        self.asides.get().is_none() && self.used_in_list() == 0
+    }
+
     /// Where the cursor starts in `chunk`, and how far it may move.
     fn edges(chunk: Chunk) -> (*mut u8, *mut u8) {
         if D::UPWARDS { (chunk.start(), chunk.end()) } else { (chunk.end(), chunk.start()) }
+    }
+
+    /// The cursor in `chunk` when `used` bytes of it are in use.
+    fn cursor_at(chunk: Chunk, used: usize) -> *mut u8 {
+        let (edge, _) = Self::edges(chunk);
+        if D::UPWARDS { edge.wrapping_add(used) } else { edge.wrapping_sub(used) }
     }
 
     /// A block of `layout` in `chunk`, which is large enough for it, and in no list.
@@ -276,6 +362,7 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
         let header = chunk.header();
         header.prev.set(latest);
         header.used_before.set(before);
+        header.size_before.set(latest.map_or(0, Self::size_up_to));
         let (edge, limit) = Self::edges(chunk);
         let place = D::place(edge.addr(), limit.addr(), Request::any(layout), MIN_ALIGN);
         let Some(place) = place else {
@@ -304,7 +391,8 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
     /// Takes back a block of `size` bytes if it was the latest.
     ///
     /// # Safety
-    /// The block came from this bump, has this size, and is not used any more. Or the size is zero.
+    /// The block came from this bump (or from another one: it is not the latest here then), has
+    /// this size, and is not used any more. Or the size is zero.
     #[inline(always)]
     pub(crate) unsafe fn free(&self, block: NonNull<u8>, size: usize) {
         if size != 0 {
@@ -321,8 +409,8 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
     /// moved along the cursor. `None` if that cannot be; nothing has changed then.
     ///
     /// # Safety
-    /// The block came from this bump with the layout `old`, and the caller is its only user. Or the
-    /// old size is zero.
+    /// The block came from this bump (or from another one) with the layout `old`, and the caller is
+    /// its only user. Or the old size is zero.
     #[inline(always)]
     pub(crate) unsafe fn resize(
         &self,
@@ -336,8 +424,7 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
             return None;
         }
         let old = old.size();
-        // A block without bytes may be anywhere; if that is at the cursor, it can grow there.
-        let last = self.is_last(block, old);
+        let last = old != 0 && self.is_last(block, old);
         if D::UPWARDS && last {
             let room = self.limit.get().addr() - start;
             if new.size() > room {
@@ -463,54 +550,80 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
 
     /// Bytes in chunks that are not in use.
     pub(crate) fn spare_bytes(&self) -> usize {
-        let spares = std::iter::successors(self.first_spare(), |chunk| chunk.header().next.get());
-        spares.map(Chunk::size).sum()
+        self.bytes.get() - self.size_in_list() - self.asides.get().map_or(0, Self::size_up_to)
+    }
+
+    /// Bytes of the chunks in the list up to the current one.
+    fn size_in_list(&self) -> usize {
+        self.current.get().map_or(0, Self::size_up_to)
+    }
+
+    fn size_up_to(chunk: Chunk) -> usize {
+        chunk.header().size_before.get() + chunk.size()
+    }
+
+    /// Bytes that could be given back at once: the spare chunks, and the current one if nothing is
+    /// in use.
+    pub(crate) fn reclaimable_bytes(&self) -> usize {
+        if self.is_empty() { self.bytes.get() } else { self.spare_bytes() }
     }
 
     /// The present place.
     pub(crate) fn mark(&self) -> Mark {
-        Mark { current: self.current.get(), cursor: self.cursor.get(), asides: self.asides.get() }
+        if self.is_empty() {
+            // Whichever chunk is the first then: this one may be given back before.
+            return Mark { current: None, used: 0, asides: None };
+        }
+        let (current, used) = (self.current.get(), self.used_in_current());
+        Mark { current, used, asides: self.asides.get() }
     }
 
-    /// Whether `mark` is a place at or before the present one. O(n) in the number of chunks that
-    /// were used since.
-    pub(crate) fn has(&self, mark: Mark) -> bool {
-        let is_aside = |chunk: Chunk| {
-            let mut asides =
-                std::iter::successors(self.asides.get(), |chunk| chunk.header().prev.get());
-            asides.any(|aside| aside == chunk)
+    /// The place at `address`, if it is at or before the present one. O(n) in the number of chunks
+    /// that were used since.
+    pub(crate) fn find(&self, address: Address) -> Option<Mark> {
+        let older = |latest: Option<Chunk>, address: NonZero<usize>| {
+            std::iter::successors(latest, |chunk| chunk.header().prev.get())
+                .find(|chunk| chunk.addr() == address)
         };
-        if mark.asides.is_some_and(|chunk| !is_aside(chunk)) {
-            return false;
-        }
-        let Some(chunk) = mark.current else { return true };
-        let mut list = std::iter::successors(self.current.get(), |chunk| chunk.header().prev.get());
-        if !list.any(|used| used == chunk) {
-            return false;
-        }
-        let used = if self.current.get() == Some(chunk) {
+        let asides = match address.aside {
+            Some(address) => Some(older(self.asides.get(), address)?),
+            None => None,
+        };
+        let Some(current) = address.current else {
+            return Some(Mark { current: None, used: 0, asides });
+        };
+        let current = older(self.current.get(), current)?;
+        let used = if self.current.get() == Some(current) {
             self.used_in_current()
         } else {
-            chunk.header().used.get()
+            current.header().used.get()
         };
-        Self::edges(chunk).0.addr().abs_diff(mark.cursor.addr()) <= used
+        // The chunk may be another one than the place was taken in: whatever its address was then,
+        // the cursor stays in it, and as aligned as it has to be.
+        (address.used <= used && address.used % MIN_ALIGN == 0).then_some(Mark {
+            current: Some(current),
+            used: address.used,
+            asides,
+        })
     }
 
     /// Goes back to `mark`. Chunks that were entered since become spare; those aside go back to the
     /// allocator.
     ///
     /// # Safety
-    /// `mark` is a place of this bump at or before the present one ([`has`](Self::has)), no block
+    /// `mark` is a place of this bump at or before the present one, no block
     /// that was made since is used any more, and the allocator is the one of this bump's chunks.
     pub(crate) unsafe fn rewind(&self, allocator: &impl Allocator, mark: Mark) {
         self.note_high_water();
         if cfg!(nebula_asan) {
             self.forbid_from(mark);
         }
-        self.set_current(mark.current);
-        if mark.current.is_some() {
-            // The mark's cursor, with our own provenance.
-            self.cursor.set(self.cursor.get().with_addr(mark.cursor.addr()));
+        match mark.current {
+            Some(chunk) => {
+                self.set_current(Some(chunk));
+                self.cursor.set(Self::cursor_at(chunk, mark.used));
+            }
+            None => self.start_over(),
         }
         while self.asides.get() != mark.asides {
             let Some(chunk) = self.asides.get() else { break };
@@ -528,12 +641,10 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
             chunk = newer.header().prev.get();
         }
         if let Some(chunk) = mark.current {
-            let (from, to) = if D::UPWARDS {
-                (mark.cursor.addr(), chunk.end().addr())
-            } else {
-                (chunk.start().addr(), mark.cursor.addr())
-            };
-            asan::forbid(chunk.start().with_addr(from), to - from);
+            let cursor = Self::cursor_at(chunk, mark.used);
+            let (from, to) =
+                if D::UPWARDS { (cursor, chunk.end()) } else { (chunk.start(), cursor) };
+            asan::forbid(from, to.addr() - from.addr());
         }
     }
 
@@ -548,19 +659,22 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
         unsafe { chunk.give_back(allocator) };
     }
 
-    /// Gives spare chunks back until no more than `bytes` are held, or no spare one is left.
+    /// Gives spare chunks back until no more than `bytes` are held, or none is left that could go.
     ///
     /// # Safety
     /// The allocator is the one of this bump's chunks.
     pub(crate) unsafe fn shrink_to(&self, allocator: &impl Allocator, bytes: usize) {
         while self.bytes.get() > bytes {
-            // The last ones are the largest, most often.
-            let Some(chunk) = self.last.get().filter(|_| self.first_spare().is_some()) else {
-                break;
-            };
+            self.let_go_of_what_is_empty();
+            // The largest is at one of the ends, most often.
+            let Some((first, last)) = self.first_spare().zip(self.last.get()) else { break };
+            let chunk = if first.size() > last.size() { first } else { last };
             self.unlink(chunk);
             // SAFETY: a spare chunk holds nothing that is used.
             unsafe { self.give_back(allocator, chunk) };
+        }
+        if self.current.get().is_none() {
+            self.start_over();
         }
     }
 
@@ -570,21 +684,25 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
     /// No block is used any more, and the allocator is the one of this bump's chunks.
     pub(crate) unsafe fn reset(&mut self, allocator: &impl Allocator, keep: Keep) {
         self.note_high_water();
-        if keep == Keep::Last {
-            if let Some(current) = self.current.get() {
-                self.unlink(current);
-                self.all_are_spare();
-                // SAFETY: nothing is used, as the caller promises.
-                unsafe { self.shrink_to(allocator, current.size()) };
-                self.link(current, None);
+        let last = self.current.get().or(self.asides.get());
+        self.all_are_spare();
+        if let (Keep::Last, Some(last)) = (keep, last) {
+            // The first, and the current one: all others are spare.
+            self.unlink(last);
+            self.link(last, None);
+            self.set_current(Some(last));
+            while let Some(chunk) = self.first_spare() {
+                self.unlink(chunk);
+                // SAFETY: nothing is used, as the caller promises; the chunk is in no list.
+                unsafe { self.give_back(allocator, chunk) };
             }
         }
-        self.all_are_spare();
         if keep == Keep::Nothing {
             self.next_size.set(0);
             // SAFETY: as above.
             unsafe { self.shrink_to(allocator, 0) };
         }
+        self.start_over();
     }
 
     /// Makes all chunks spare, those aside behind the others.
@@ -626,7 +744,7 @@ fn no_capacity(layout: Layout, available: usize) -> MemoryError {
 }
 
 /// An address for a block without bytes.
-fn nowhere_aligned(layout: Layout) -> NonNull<u8> {
+pub(crate) fn nowhere_aligned(layout: Layout) -> NonNull<u8> {
     let nowhere = std::ptr::without_provenance_mut(layout.align());
     // SAFETY: an alignment is a power of two, and so not zero.
     unsafe { NonNull::new_unchecked(nowhere) }

@@ -1,6 +1,6 @@
 //! A chunk: a block from an allocator, with a header at its start.
 
-use std::{alloc::Layout, cell::Cell, ptr::NonNull};
+use std::{alloc::Layout, cell::Cell, num::NonZero, ptr::NonNull};
 
 use nebula_memory_core::{Allocator, MemoryError};
 
@@ -22,6 +22,8 @@ pub(crate) struct Header {
     pub(crate) used: Cell<usize>,
     /// Bytes in use in all chunks before this one in its list.
     pub(crate) used_before: Cell<usize>,
+    /// The size of all chunks before this one in its list, in bytes.
+    pub(crate) size_before: Cell<usize>,
     /// The size of the whole block, this header included. A multiple of [`CHUNK_ALIGN`].
     size: usize,
 }
@@ -41,13 +43,20 @@ pub(crate) struct Chunk(NonNull<Header>);
 impl Chunk {
     /// Takes a chunk of `size` bytes from `allocator`, in no list yet.
     pub(crate) fn take(allocator: &impl Allocator, size: usize) -> Result<Self, MemoryError> {
-        let block = allocator.try_allocate(layout(size)?)?;
+        let layout = layout(size)?;
+        let block = allocator.try_allocate(layout)?;
+        if block.addr().get() > HIGHEST - HEADER.size() {
+            // SAFETY: the block was just allocated with this layout.
+            unsafe { allocator.deallocate(block.cast(), layout) };
+            return Err(MemoryError::out_of_memory(layout));
+        }
         let header = block.cast::<Header>();
         let fresh = Header {
             prev: Cell::new(None),
             next: Cell::new(None),
             used: Cell::new(0),
             used_before: Cell::new(0),
+            size_before: Cell::new(0),
             size,
         };
         // SAFETY: the block is fresh, aligned to `CHUNK_ALIGN` and at least as long as a header;
@@ -78,6 +87,11 @@ impl Chunk {
         unsafe { self.0.as_ref() }
     }
 
+    /// The address of the block.
+    pub(crate) fn addr(self) -> NonZero<usize> {
+        self.0.addr()
+    }
+
     /// The size of the block, header included, in bytes.
     pub(crate) fn size(self) -> usize {
         self.header().size
@@ -91,9 +105,8 @@ impl Chunk {
     /// The end of the usable part. Aligned to [`CHUNK_ALIGN`].
     pub(crate) fn end(self) -> *mut u8 {
         let base = self.0.as_ptr().cast::<u8>();
-        // Never beyond the highest usable address, nor before the first.
-        let beyond = (base.addr() + self.size()).saturating_sub(HIGHEST);
-        base.wrapping_add((self.size() - beyond.min(self.size())).max(HEADER.size()))
+        // Never beyond the highest usable address, which lies behind the header.
+        base.wrapping_add(self.size().min(HIGHEST - base.addr()))
     }
 
     /// Bytes between the header and the end.

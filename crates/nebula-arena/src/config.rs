@@ -26,9 +26,9 @@ pub enum Growth {
 #[non_exhaustive]
 pub enum Keep {
     /// All of them: the same work takes nothing from the allocator again.
+    #[default]
     All,
     /// The one that was filled last, usually the largest.
-    #[default]
     Last,
     /// None: every byte goes back to the allocator.
     Nothing,
@@ -64,7 +64,7 @@ pub struct ArenaConfig {
     /// The most bytes that the arena takes from its allocator, headers included. Unlimited by
     /// default.
     pub capacity: Option<ByteSize>,
-    /// What a reset keeps. The chunk that was filled last by default.
+    /// What a reset keeps. All chunks by default.
     pub keep: Keep,
 }
 
@@ -75,7 +75,7 @@ impl Default for ArenaConfig {
             max_chunk_size: ByteSize::mib(1),
             growth: Growth::Doubling,
             capacity: None,
-            keep: Keep::Last,
+            keep: Keep::All,
         }
     }
 }
@@ -103,7 +103,8 @@ impl ArenaConfig {
     /// ```
     #[must_use]
     pub fn sized_for(mut self, bytes: usize) -> Self {
-        let most = self.capacity.map_or(isize::MAX as usize, usize::from) / 2;
+        let most = isize::MAX as usize;
+        let most = self.capacity.map_or(most, |capacity| capacity.get().min(most)) / 2;
         // Rounded up to what chunks are aligned to; the sums cannot overflow.
         let wanted = (bytes.min(most) + HEADER.size() + HEADER.align() - 1).min(most);
         self.chunk_size = self.chunk_size.max(ByteSize::new(wanted));

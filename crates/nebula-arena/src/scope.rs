@@ -5,7 +5,11 @@ use std::{alloc::Layout, fmt, ptr::NonNull};
 use nebula_memory_core::{Allocator, Global, MemoryError};
 
 use crate::{
-    Arena, Direction, Up, bump::Mark, bumping::Request, making::Source, methods::allocation_methods,
+    Arena, Direction, Up,
+    bump::{Address, Mark},
+    bumping::Request,
+    making::Source,
+    methods::allocation_methods,
 };
 
 /// The right to allocate in an arena for `'s`, and to open scopes inside.
@@ -70,19 +74,8 @@ pub struct ScopeGuard<'a, A: Allocator = Global, D: Direction = Up, const MIN_AL
 }
 
 /// A place in an arena, to go back to with [`Arena::rewind`].
-#[derive(Clone, Copy)]
-pub struct Checkpoint(Mark);
-
-// SAFETY: a checkpoint is a place that is compared, and used only by the arena that has it.
-unsafe impl Send for Checkpoint {}
-// SAFETY: as above.
-unsafe impl Sync for Checkpoint {}
-
-impl fmt::Debug for Checkpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Checkpoint").finish_non_exhaustive()
-    }
-}
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoint(Address);
 
 impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Arena<A, D, MIN_ALIGN> {
     /// Runs `body` with a scope: what it allocates there is given back at its end, also if it
@@ -116,7 +109,7 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Arena<A, D, MIN_ALIGN> 
 
     /// The present place, to go back to with [`rewind`](Self::rewind).
     pub fn checkpoint(&self) -> Checkpoint {
-        Checkpoint(self.bump().mark())
+        Checkpoint(self.bump().mark().address())
     }
 
     /// Gives back all that was allocated since `checkpoint`. O(n) in the number of chunks used
@@ -139,14 +132,15 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Arena<A, D, MIN_ALIGN> 
     /// was given back already, or it is another arena's. Nothing has changed then.
     ///
     /// A checkpoint is a place. One that is used after more was given back, and then taken again,
-    /// is not told from a new one. (No borrow can be alive in either case.)
+    /// is not told from a new one, and leads to that place of what is there now. (No borrow can be
+    /// alive in either case.)
     pub fn rewind(&mut self, checkpoint: Checkpoint) -> Result<(), MemoryError> {
-        if !self.bump().has(checkpoint.0) {
+        let Some(mark) = self.bump().find(checkpoint.0) else {
             return Err(MemoryError::NotTopOfStack { distance: self.bump().used() });
-        }
-        // SAFETY: the place was just checked; `&mut self` ends every borrow; the allocator is the
-        // one of all chunks.
-        unsafe { self.bump().rewind(self.allocator(), checkpoint.0) };
+        };
+        // SAFETY: the place was just found; `&mut self` ends every borrow; the allocator is the one
+        // of all chunks.
+        unsafe { self.bump().rewind(self.allocator(), mark) };
         self.answer_request();
         Ok(())
     }

@@ -56,7 +56,8 @@ where
     /// If the arena is refused a chunk; the string has not changed then.
     pub fn try_push_str(&mut self, text: &str) -> Result<(), MemoryError> {
         self.0.try_reserve(text.len())?;
-        self.push_str(text);
+        // There is room now.
+        self.0.extend_from_slice(text.as_bytes());
         Ok(())
     }
 

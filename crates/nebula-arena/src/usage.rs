@@ -4,6 +4,8 @@ use std::fmt;
 
 use nebula_memory_core::ByteSize;
 
+use crate::{Direction, bump::Bump, chunk::HEADER};
+
 /// How an arena's bytes are spent; all figures are bytes but `chunks`.
 ///
 /// `allocated` is the sum of `used`, `free`, `wasted`, `spare` and `overhead`.
@@ -29,6 +31,43 @@ pub struct ArenaUsage {
     ///
     /// [`Arena::high_water`]: crate::Arena::high_water
     pub high_water: usize,
+}
+
+impl ArenaUsage {
+    /// How one bump's bytes are spent.
+    pub(crate) fn of<D: Direction, const MIN_ALIGN: usize>(bump: &Bump<D, MIN_ALIGN>) -> Self {
+        let (mut used, mut chunks, mut full_room) = (0, 0, 0);
+        for (chunk, used_in_chunk) in bump.chunks() {
+            used += used_in_chunk;
+            chunks += 1;
+            full_room += chunk.room();
+        }
+        let free = bump.room();
+        Self {
+            used,
+            free,
+            wasted: full_room - used - free,
+            spare: bump.spare_bytes(),
+            overhead: chunks * HEADER.size(),
+            allocated: bump.bytes(),
+            chunks: bump.count(),
+            high_water: bump.high_water(),
+        }
+    }
+
+    /// The two together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            used: self.used + other.used,
+            free: self.free + other.free,
+            wasted: self.wasted + other.wasted,
+            spare: self.spare + other.spare,
+            overhead: self.overhead + other.overhead,
+            allocated: self.allocated + other.allocated,
+            chunks: self.chunks + other.chunks,
+            high_water: self.high_water + other.high_water,
+        }
+    }
 }
 
 impl fmt::Display for ArenaUsage {

@@ -16,12 +16,17 @@ use nebula_memory_core::{
     last_refusal,
 };
 
-use crate::{Arena, making::NoDrop};
+use crate::{
+    Arena,
+    making::{NoDrop, refused},
+};
 
 /// A vector in an arena that needs no `Drop`, neither do its values: so vectors of vectors, and
 /// trees of them, can be put in the arena by value.
 ///
-/// It is `allocator_api2`'s `Vec` in all other respects, and derefs to it. A vector at the end of
+/// It is `allocator_api2`'s `Vec` in all other respects, and derefs to it. (Methods of that one's
+/// own that grow it, such as `insert`, abort the process if the arena is refused, as those of std
+/// do; [`try_reserve`](Self::try_reserve) before.) A vector at the end of
 /// the arena's current chunk grows where it lies; others are copied, and leave their old place
 /// unused until the arena is reset. Values that need `Drop` belong in a `Vec` of their own, in the
 /// same arena: `Vec::new_in(&arena)`.
@@ -67,10 +72,53 @@ where
     /// # Errors
     /// If the arena is refused a chunk; the vector has not changed then.
     pub fn try_reserve(&mut self, additional: usize) -> Result<(), MemoryError> {
-        let (size, align) = (size_of::<T>().saturating_mul(additional), align_of::<T>());
-        self.0
-            .try_reserve(additional)
-            .map_err(|_| last_refusal().unwrap_or(MemoryError::InvalidLayout { size, align }))
+        if additional <= self.0.capacity() - self.0.len() {
+            return Ok(());
+        }
+        // What was refused before is not what is asked for here.
+        drop(last_refusal());
+        self.0.try_reserve(additional).map_err(|_| {
+            let (size, align) = (size_of::<T>().saturating_mul(additional), align_of::<T>());
+            last_refusal().unwrap_or(MemoryError::InvalidLayout { size, align })
+        })
+    }
+
+    /// Makes room as [`try_reserve`](Self::try_reserve) does.
+    ///
+    /// # Panics
+    /// If the arena is refused a chunk.
+    #[track_caller]
+    pub fn reserve(&mut self, additional: usize) {
+        if let Err(error) = self.try_reserve(additional) {
+            refused(error);
+        }
+    }
+
+    /// Appends a value.
+    ///
+    /// # Panics
+    /// If the arena is refused a chunk.
+    #[inline]
+    #[track_caller]
+    pub fn push(&mut self, value: T) {
+        if self.0.len() == self.0.capacity() {
+            self.reserve(1);
+        }
+        self.0.push(value);
+    }
+
+    /// Appends clones of `values`.
+    ///
+    /// # Panics
+    /// If the arena is refused a chunk, or a `clone` panics.
+    #[inline]
+    #[track_caller]
+    pub fn extend_from_slice(&mut self, values: &[T])
+    where
+        T: Clone,
+    {
+        self.reserve(values.len());
+        self.0.extend_from_slice(values);
     }
 
     /// Appends a value.
@@ -150,8 +198,14 @@ impl<'a, T, S: ?Sized> Extend<T> for ArenaVec<'a, T, S>
 where
     &'a S: Api2,
 {
+    /// # Panics
+    /// If the arena is refused a chunk, or the iterator panics.
     fn extend<I: IntoIterator<Item = T>>(&mut self, values: I) {
-        self.0.extend(values);
+        let values = values.into_iter();
+        self.reserve(values.size_hint().0);
+        for value in values {
+            self.push(value);
+        }
     }
 }
 
@@ -195,8 +249,12 @@ impl<'a, T: Clone, S: ?Sized> Clone for ArenaVec<'a, T, S>
 where
     &'a S: Api2,
 {
+    /// # Panics
+    /// If the arena is refused a chunk, or a `clone` panics.
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        let mut clone = Self::new_in(self.0.allocator());
+        clone.extend_from_slice(self);
+        clone
     }
 }
 

@@ -298,3 +298,21 @@ fn boxes_in_an_arena_run_drop() {
     let boxed = ABox::new_in([1, 2, 3], &arena);
     assert_eq!(*boxed, [1, 2, 3]);
 }
+
+#[test]
+fn a_block_without_bytes_grows_to_an_aligned_one_wherever_it_was() {
+    fn check<D: Direction>() {
+        let arena = Arena::<Global, D>::default();
+        let bytes = arena.alloc_slice_copy(&[1_u8, 2, 3]);
+        for end in [bytes.as_mut_ptr_range().end, bytes.as_mut_ptr()] {
+            let end = NonNull::new(end).unwrap();
+            let nothing = Layout::from_size_align(0, 8).unwrap();
+            // SAFETY: a block without bytes may be anywhere.
+            let block = unsafe { (&arena).grow(end, nothing, Layout::new::<u64>()) }.unwrap();
+            assert_eq!(block.cast::<u8>().addr().get() % 8, 0);
+        }
+        assert_eq!(bytes, [1, 2, 3]);
+    }
+    check::<Up>();
+    check::<Down>();
+}

@@ -2,9 +2,11 @@
 
 use std::mem::align_of_val;
 
-use nebula_arena::{Arena, ArenaConfig, Growth, Keep};
-use nebula_memory_core::{ByteSize, MemoryError, MemoryUsage, Resettable};
-use nebula_testing::{DropCounter, Rng, catch};
+use nebula_arena::{Arena, ArenaConfig, Direction, Down, Growth, Keep, Up};
+use nebula_memory_core::{
+    ByteSize, Global, MemoryError, MemoryUsage, PressureLevel, Reclaim, Resettable,
+};
+use nebula_testing::{CountingAllocator, DropCounter, Rng, catch};
 use proptest::prelude::*;
 
 fn config(chunk: usize) -> ArenaConfig {
@@ -163,6 +165,15 @@ fn every_setting_shows() {
     assert_eq!(chunk_sizes(doubling, 5), [512, 1024, 2048, 2048, 2048]);
     let fixed = builder().growth(Growth::Fixed).build().unwrap();
     assert_eq!(chunk_sizes(fixed, 3), [512, 512, 512]);
+    let linear = builder().growth(Growth::Linear).max_chunk_size(ByteSize::new(1700));
+    assert_eq!(chunk_sizes(linear.build().unwrap(), 5), [512, 1024, 1536, 1696, 1696]);
+    for (keep, kept) in [(Keep::All, 512 + 1024), (Keep::Last, 1024), (Keep::Nothing, 0)] {
+        let mut arena = Arena::with_config(builder().keep(keep).build().unwrap()).unwrap();
+        arena.alloc([0_u8; 400]);
+        arena.alloc([0_u8; 400]);
+        arena.reset();
+        assert_eq!(arena.allocated_bytes(), kept);
+    }
     let odd = ArenaConfig::builder().chunk_size(ByteSize::new(519)).build().unwrap();
     assert_eq!(chunk_sizes(odd, 2), [512, 1024]);
     let capped = builder().capacity(ByteSize::new(1200)).build().unwrap();
@@ -206,22 +217,166 @@ fn a_configuration_survives_a_round_trip_and_refuses_unknown_keys() {
 }
 
 #[test]
-fn a_reset_keeps_the_last_chunk_and_takes_none_for_the_same_work() {
+fn a_reset_keeps_what_it_is_told_to() {
     let mut arena = Arena::with_config(config(256)).unwrap();
-    for _ in 0..100 {
-        arena.alloc([1_u64; 8]);
+    let work = |arena: &Arena, n: u64| {
+        for i in 0..n {
+            arena.alloc([i; 8]);
+        }
+    };
+    work(&arena, 100);
+    let (chunks, bytes) = (arena.chunk_count(), arena.allocated_bytes());
+    assert!(chunks > 3);
+    // All: the same work takes nothing more.
+    for _ in 0..3 {
+        Resettable::reset(&mut arena);
+        assert_eq!((arena.used(), arena.allocated_bytes()), (0, bytes));
+        work(&arena, 100);
+        assert_eq!((arena.chunk_count(), arena.allocated_bytes()), (chunks, bytes));
     }
-    let peak = arena.allocated_bytes();
-    Resettable::reset(&mut arena);
+    // The last, and then a part of the work.
+    arena.reset_keeping(Keep::Last);
     let kept = arena.allocated_bytes();
-    assert!(kept > 0 && kept < peak && arena.chunk_count() == 1);
-    for _ in 0..20 {
-        arena.alloc([2_u64; 8]);
-    }
+    assert!(kept > 0 && kept < bytes && arena.chunk_count() == 1);
+    work(&arena, 20);
     assert_eq!(arena.allocated_bytes(), kept);
     arena.reset_keeping(Keep::Nothing);
     assert_eq!((arena.allocated_bytes(), arena.chunk_count(), arena.used()), (0, 0, 0));
     assert_eq!(arena.alloc(7), &7);
+    // An arena that holds large blocks alone keeps one of them.
+    let mut large = Arena::new();
+    for _ in 0..5 {
+        large.alloc_slice_fill(2 << 20, 1_u8);
+    }
+    large.reset_keeping(Keep::Last);
+    assert_eq!(large.chunk_count(), 1);
+    // The series of sizes has begun anew.
+    assert_eq!(arena.allocated_bytes(), 256);
+    arena.reset_keeping(Keep::Last);
+    arena.reset_keeping(Keep::Last);
+    assert_eq!(arena.allocated_bytes(), 256);
+}
+
+#[test]
+fn a_large_block_is_kept_and_used_again_for_another_large_one() {
+    let mut arena = Arena::new();
+    arena.alloc(1);
+    arena.alloc_slice_fill(1 << 21, 1_u8);
+    let bytes = arena.allocated_bytes();
+    for _ in 0..3 {
+        arena.reset();
+        arena.alloc(1);
+        arena.alloc_slice_fill(1 << 21, 2_u8);
+        assert_eq!((arena.chunk_count(), arena.allocated_bytes()), (2, bytes));
+    }
+}
+
+#[test]
+fn spare_chunks_that_are_too_small_make_room_before_a_refusal() {
+    let capacity = ByteSize::kib(8);
+    let builder = ArenaConfig::builder().chunk_size(ByteSize::new(512)).growth(Growth::Fixed);
+    let mut arena = Arena::with_config(builder.capacity(capacity).build().unwrap()).unwrap();
+    while arena.try_alloc([0_u8; 100]).is_ok() {}
+    arena.reset();
+    assert!(arena.usage().spare > 6000);
+    let block = arena.alloc_slice_fill(8000, 1_u8);
+    assert_eq!(block.len(), 8000);
+    assert_eq!(arena.usage().spare, 0);
+}
+
+#[test]
+fn usage_adds_up_and_high_water_is_a_hint() {
+    let mut arena = Arena::with_config(config(512)).unwrap();
+    for i in 0..200_usize {
+        arena.alloc_slice_fill(i, 1_u8);
+        let usage = arena.usage();
+        let sum = usage.used + usage.free + usage.wasted + usage.spare + usage.overhead;
+        assert_eq!((sum, usage.used), (usage.allocated, arena.used()));
+    }
+    let (used, usage) = (arena.used(), arena.usage());
+    assert!(usage.wasted > 0 && usage.high_water == used);
+    assert!(usage.to_string().contains("chunks"), "{usage}");
+    arena.reset();
+    arena.alloc(1_u8);
+    assert_eq!(arena.high_water(), used);
+    let next = Arena::with_config(arena.config().clone().sized_for(used)).unwrap();
+    for i in 0..200_usize {
+        next.alloc_slice_fill(i, 1_u8);
+    }
+    assert_eq!(next.chunk_count(), 1);
+    // Extremes are no error until they are used.
+    for bytes in [0, 1, usize::MAX] {
+        ArenaConfig::default().sized_for(bytes).validate().unwrap();
+        for capacity in [ByteSize::kib(64), ByteSize::new(usize::MAX)] {
+            let capped = ArenaConfig::builder().capacity(capacity).build().unwrap();
+            capped.sized_for(bytes).validate().unwrap();
+        }
+    }
+}
+
+#[test]
+fn spare_chunks_go_back_when_asked() {
+    let base = CountingAllocator::new();
+    let mut arena = Arena::with_config_in(config(512), &base).unwrap();
+    let work = |arena: &Arena<_>| {
+        for i in 0..100_u64 {
+            arena.alloc_slice_fill(100, i);
+        }
+    };
+    work(&arena);
+    arena.shrink_to(0);
+    assert_eq!(base.live_bytes(), arena.allocated_bytes(), "nothing was spare");
+    let all = arena.allocated_bytes();
+    assert!(all > 80_000);
+    arena.reset();
+    arena.shrink_to(all / 2);
+    assert!(base.live_bytes() <= all / 2 && base.live_bytes() > 0);
+
+    let request = arena.trim_request();
+    assert_eq!(request.reclaimable(), base.live_bytes());
+    assert_eq!(request.reclaim(10_000, PressureLevel::Elevated), 0);
+    let before = base.live_bytes();
+    // Answered when the next chunk is needed, even if spare ones are there.
+    arena.alloc_slice_fill(900, 1_u8);
+    assert!(base.live_bytes() < before);
+    assert_eq!(request.reclaimable(), arena.usage().spare);
+    // In a reset, and at the end of a scope.
+    request.reclaim(usize::MAX, PressureLevel::Critical);
+    arena.reset();
+    assert_eq!((base.live_bytes(), request.reclaimable()), (0, 0));
+    work(&arena);
+    arena.reset();
+    request.reclaim(usize::MAX, PressureLevel::Critical);
+    arena.scope(|_| ());
+    assert_eq!(base.live_bytes(), 0);
+    assert!(std::sync::Arc::ptr_eq(&request, &arena.trim_request()));
+}
+
+#[test]
+fn chunks_are_shown_in_order_of_use() {
+    fn marks<D: Direction>() -> Vec<u8> {
+        let mut arena = Arena::<Global, D>::with_parameters(config(256), Global).unwrap();
+        for i in 0..20_u8 {
+            arena.alloc([i; 20]);
+        }
+        arena.alloc_slice_fill(2000, 99_u8);
+        let mut marks = vec![];
+        for chunk in arena.chunks() {
+            // SAFETY: there is no padding between bytes, so that all are initialised.
+            let bytes = chunk.iter().map(|byte| unsafe { byte.assume_init() });
+            let mut bytes: Vec<u8> = bytes.collect();
+            if bytes[0] > bytes[bytes.len() - 1] {
+                bytes.reverse();
+            }
+            marks.append(&mut bytes);
+        }
+        marks
+    }
+    let expected: Vec<u8> =
+        (0..20).flat_map(|i| [i; 20]).chain(std::iter::repeat_n(99, 2000)).collect();
+    assert_eq!(marks::<Up>(), expected);
+    assert_eq!(marks::<Down>(), expected);
+    assert_eq!(Arena::new().chunks().count(), 0);
 }
 
 #[test]

@@ -211,3 +211,56 @@ fn a_checkpoint_of_chunks_that_are_gone_is_refused() {
     down.rewind(place).unwrap();
     assert_eq!(down.used(), 10);
 }
+
+/// A chunk of one size at the address of an older one of another: the cursor stays in it.
+#[test]
+fn a_checkpoint_of_a_chunk_whose_address_another_has_now_does_no_harm() {
+    let outer = Arena::new();
+    let config = ArenaConfig::builder().chunk_size(ByteSize::new(256)).build().unwrap();
+    let mut inner = Arena::<&Arena, Down>::with_parameters(config, &outer).unwrap();
+    inner.alloc([0_u8; 200]);
+    inner.alloc([0_u8; 64]);
+    let stale = inner.checkpoint();
+    inner.reset_keeping(nebula_arena::Keep::Nothing);
+    outer.alloc([0_u8; 256]);
+    inner.alloc([0_u8; 200]);
+    let neighbour = outer.alloc([7_u8; 256]);
+    let _ = inner.rewind(stale);
+    for _ in 0..10 {
+        inner.alloc([0xAA_u8; 64]);
+    }
+    assert!(neighbour.iter().all(|&byte| byte == 7));
+}
+
+#[test]
+fn a_checkpoint_of_an_arena_of_another_kind_does_not_misalign() {
+    for _ in 0..50 {
+        let outer = Arena::new();
+        let stale = {
+            let loose = Arena::<&Arena, Up, 1>::with_parameters(small(), &outer).unwrap();
+            loose.alloc(1_u8);
+            loose.checkpoint()
+        };
+        // The chunk was the last block of `outer`, and is used again.
+        let mut strict = Arena::<&Arena, Up, 16>::with_parameters(small(), &outer).unwrap();
+        strict.alloc([1_u8; 64]);
+        assert_eq!(strict.rewind(stale).unwrap_err().code(), "not_top_of_stack");
+        assert_eq!(std::ptr::from_ref::<u64>(strict.alloc(7)).addr() % 16, 0);
+    }
+}
+
+#[test]
+fn a_stale_checkpoint_leads_into_the_chunks_of_today() {
+    // In an arena of this kind, the chunk comes to lie where the old one was.
+    let outer = Arena::new();
+    let mut arena = Arena::with_config_in(small(), &outer).unwrap();
+    arena.alloc([1_u8; 16]);
+    let stale = arena.checkpoint();
+    arena.reset_keeping(nebula_arena::Keep::Nothing);
+    arena.alloc([2_u8; 16]);
+    arena.alloc([3_u8; 16]);
+    arena.rewind(stale).unwrap();
+    assert_eq!(arena.used(), 16);
+    arena.alloc([4_u8; 64]);
+    assert_eq!(arena.used(), 80);
+}

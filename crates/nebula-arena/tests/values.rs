@@ -338,3 +338,43 @@ fn trees_of_vectors_nest_without_drop() {
     }
     base.assert_clean();
 }
+
+#[test]
+fn what_says_that_it_panics_does_not_abort() {
+    let config = ArenaConfig::builder()
+        .chunk_size(ByteSize::new(256))
+        .capacity(ByteSize::new(256))
+        .build()
+        .unwrap();
+    let arena = Arena::with_config(config).unwrap();
+    let mut text = arena.string();
+    let mut numbers = arena.vec();
+    let full = |message: Result<(), String>| {
+        assert!(message.unwrap_err().starts_with("arena allocation failed: "));
+    };
+    full(catch(|| (0..1000).for_each(|_| text.push_str("0123456789"))));
+    full(catch(|| (0..1000).for_each(|_| text.push('x'))));
+    full(catch(|| text.extend(std::iter::repeat_n('x', 1000))));
+    full(catch(|| (0..1000).for_each(|i| numbers.push(i))));
+    full(catch(|| numbers.extend(0..1000)));
+    full(catch(|| numbers.extend_from_slice(&[1; 1000])));
+    full(catch(|| numbers.reserve(1000)));
+    full(catch(|| {
+        let clones: Vec<_> = (0..100).map(|_| numbers.clone()).collect();
+        drop(clones);
+    }));
+    assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+}
+
+#[test]
+fn a_vector_that_no_memory_could_hold_is_an_invalid_layout() {
+    let full = ArenaConfig::builder().chunk_size(ByteSize::new(256)).capacity(ByteSize::new(256));
+    let full = Arena::with_config(full.build().unwrap()).unwrap();
+    // Another arena's refusal is not this one's reason.
+    let mut bytes = nebula_memory_core::allocator_api2::vec::Vec::<u8, _>::new_in(&full);
+    assert!(bytes.try_reserve(1000).is_err());
+    let arena = Arena::new();
+    let error = arena.vec::<u64>().try_reserve(usize::MAX).unwrap_err();
+    assert_eq!(error.code(), "invalid_layout");
+    assert_eq!(full.vec::<u64>().try_reserve(1000).unwrap_err().code(), "capacity_exceeded");
+}
