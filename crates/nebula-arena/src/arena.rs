@@ -7,8 +7,8 @@ use nebula_memory_core::{
 };
 
 use crate::{
-    ArenaConfig, ArenaUsage, Direction, Keep, Up, bump::Bump, bumping::Request, chunk::HEADER,
-    making::Source, methods::allocation_methods,
+    ArenaConfig, ArenaUsage, Direction, Keep, Up, bump::Bump, bumping::Request, making::Source,
+    methods::allocation_methods,
 };
 
 /// A bump arena: values of all types, allocated by moving a cursor, freed all at once.
@@ -179,23 +179,7 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Arena<A, D, MIN_ALIGN> 
     /// println!("{usage}");
     /// ```
     pub fn usage(&self) -> ArenaUsage {
-        let (mut used, mut chunks, mut full_room) = (0, 0, 0);
-        for (chunk, used_in_chunk) in self.bump.chunks() {
-            used += used_in_chunk;
-            chunks += 1;
-            full_room += chunk.room();
-        }
-        let free = self.bump.room();
-        ArenaUsage {
-            used,
-            free,
-            wasted: full_room - used - free,
-            spare: self.bump.spare_bytes(),
-            overhead: chunks * HEADER.size(),
-            allocated: self.bump.bytes(),
-            chunks: self.bump.count(),
-            high_water: self.bump.high_water(),
-        }
+        ArenaUsage::of(&self.bump)
     }
 
     /// The used part of every chunk, in order of use: padding and all, as bytes that may not be
@@ -278,8 +262,15 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Arena<A, D, MIN_ALIGN> 
     }
 
     /// Gives back what others have asked for, as far as it is spare.
+    #[inline]
     pub(crate) fn answer_request(&self) {
-        let Some(request) = self.request.get() else { return };
+        if let Some(request) = self.request.get() {
+            self.answer(request);
+        }
+    }
+
+    #[cold]
+    fn answer(&self, request: &TrimRequest) {
         let wanted = request.take();
         if wanted != 0 {
             // SAFETY: the allocator is the one of all chunks.

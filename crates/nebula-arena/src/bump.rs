@@ -45,9 +45,9 @@ pub(crate) struct Bump<D: Direction, const MIN_ALIGN: usize> {
 /// A place in a [`Bump`] to come back to.
 #[derive(Clone, Copy)]
 pub(crate) struct Mark {
+    /// `None`: the start, whichever chunk is the first then.
     current: Option<Chunk>,
-    /// Bytes in use in the current chunk.
-    used: usize,
+    cursor: *mut u8,
     asides: Option<Chunk>,
 }
 
@@ -55,18 +55,9 @@ pub(crate) struct Mark {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Address {
     current: Option<NonZero<usize>>,
+    /// Bytes in use in the current chunk.
     used: usize,
     aside: Option<NonZero<usize>>,
-}
-
-impl Mark {
-    pub(crate) fn address(self) -> Address {
-        Address {
-            current: self.current.map(Chunk::addr),
-            used: self.used,
-            aside: self.asides.map(Chunk::addr),
-        }
-    }
 }
 
 /// Where the cursor points while there is no chunk: nowhere, aligned as a chunk's ends are. The
@@ -569,13 +560,22 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
     }
 
     /// The present place.
+    #[inline]
     pub(crate) fn mark(&self) -> Mark {
-        if self.is_empty() {
-            // Whichever chunk is the first then: this one may be given back before.
-            return Mark { current: None, used: 0, asides: None };
+        let (current, asides) = (self.current.get(), self.asides.get());
+        // An empty bump's first chunk may be given back before the mark is used.
+        let current = current.filter(|_| !self.is_empty());
+        Mark { current, cursor: self.cursor.get(), asides }
+    }
+
+    /// The present place, in numbers.
+    pub(crate) fn address(&self) -> Address {
+        let mark = self.mark();
+        Address {
+            current: mark.current.map(Chunk::addr),
+            used: if mark.current.is_some() { self.used_in_current() } else { 0 },
+            aside: mark.asides.map(Chunk::addr),
         }
-        let (current, used) = (self.current.get(), self.used_in_current());
-        Mark { current, used, asides: self.asides.get() }
     }
 
     /// The place at `address`, if it is at or before the present one. O(n) in the number of chunks
@@ -590,7 +590,7 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
             None => None,
         };
         let Some(current) = address.current else {
-            return Some(Mark { current: None, used: 0, asides });
+            return Some(Mark { current: None, cursor: NOWHERE, asides });
         };
         let current = older(self.current.get(), current)?;
         let used = if self.current.get() == Some(current) {
@@ -600,11 +600,9 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
         };
         // The chunk may be another one than the place was taken in: whatever its address was then,
         // the cursor stays in it, and as aligned as it has to be.
-        (address.used <= used && address.used % MIN_ALIGN == 0).then_some(Mark {
-            current: Some(current),
-            used: address.used,
-            asides,
-        })
+        let fits = address.used <= used && address.used % MIN_ALIGN == 0;
+        let cursor = Self::cursor_at(current, address.used);
+        fits.then_some(Mark { current: Some(current), cursor, asides })
     }
 
     /// Goes back to `mark`. Chunks that were entered since become spare; those aside go back to the
@@ -613,15 +611,44 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
     /// # Safety
     /// `mark` is a place of this bump at or before the present one, no block
     /// that was made since is used any more, and the allocator is the one of this bump's chunks.
+    #[inline]
     pub(crate) unsafe fn rewind(&self, allocator: &impl Allocator, mark: Mark) {
+        let current = self.current.get();
+        let cursor = match mark.current {
+            Some(_) if mark.current == current => mark.cursor,
+            None if current.is_some() && current == self.first.get() => Self::start_of(current),
+            // SAFETY: the caller's promises are the callee's.
+            _ => return unsafe { self.rewind_far(allocator, mark) },
+        };
+        if self.asides.get() != mark.asides || cfg!(nebula_asan) {
+            // SAFETY: as above.
+            return unsafe { self.rewind_far(allocator, mark) };
+        }
+        self.note_high_water();
+        self.cursor.set(cursor);
+    }
+
+    /// Where the cursor starts.
+    #[inline]
+    fn start_of(chunk: Option<Chunk>) -> *mut u8 {
+        chunk.map_or(NOWHERE, |chunk| Self::edges(chunk).0)
+    }
+
+    /// As [`rewind`](Self::rewind), across chunks.
+    ///
+    /// # Safety
+    /// The same.
+    #[cold]
+    #[inline(never)]
+    unsafe fn rewind_far(&self, allocator: &impl Allocator, mark: Mark) {
         self.note_high_water();
         if cfg!(nebula_asan) {
             self.forbid_from(mark);
         }
         match mark.current {
-            Some(chunk) => {
-                self.set_current(Some(chunk));
-                self.cursor.set(Self::cursor_at(chunk, mark.used));
+            Some(_) => {
+                self.set_current(mark.current);
+                self.cursor.set(mark.cursor);
             }
             None => self.start_over(),
         }
@@ -641,9 +668,8 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
             chunk = newer.header().prev.get();
         }
         if let Some(chunk) = mark.current {
-            let cursor = Self::cursor_at(chunk, mark.used);
             let (from, to) =
-                if D::UPWARDS { (cursor, chunk.end()) } else { (chunk.start(), cursor) };
+                if D::UPWARDS { (mark.cursor, chunk.end()) } else { (chunk.start(), mark.cursor) };
             asan::forbid(from, to.addr() - from.addr());
         }
     }

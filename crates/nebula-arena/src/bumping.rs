@@ -16,9 +16,15 @@ use crate::Growth;
 /// chunk, which takes fewer instructions than what is right for all layouts.
 const SMALL: usize = 1 << 10;
 
-/// The highest address that a chunk's usable part may end at, so that a [`SMALL`] block's padding
-/// and end can be computed from any address in it. (No system has memory for programs up there.)
-pub(crate) const HIGHEST: usize = align_down(usize::MAX - 2 * SMALL, SMALL);
+/// Whether that can be done for every layout: addresses have 64 bits, of which no system gives
+/// programs the upper half.
+const WIDE: bool = usize::BITS == 64;
+
+/// The highest address that a chunk's usable part may end at, so that the padding and the end of a
+/// [`SMALL`] block, or if addresses are [`WIDE`] of any, can be computed from any address in it. (No
+/// system has memory for programs up there.)
+pub(crate) const HIGHEST: usize =
+    if WIDE { 1 << (usize::BITS - 2) } else { align_down(usize::MAX - 2 * SMALL, SMALL) };
 
 /// What is asked of an arena, and what the compiler knows of it: much of the arithmetic folds then.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +81,14 @@ impl Request {
     /// Whether an address that is a multiple of `min_align` is known to be aligned well enough.
     #[inline(always)]
     const fn is_aligned_by(&self, min_align: usize) -> bool {
-        self.is_array && self.align <= min_align
+        // Of anything, asking takes more than it saves, unless there is a chance.
+        (self.is_array || min_align > 1) && self.align <= min_align
+    }
+
+    /// Whether the block's end can be computed from any address of a chunk.
+    #[inline(always)]
+    const fn cannot_overflow(&self) -> bool {
+        WIDE || (self.is_constant && self.size <= SMALL && self.align <= SMALL)
     }
 
     /// How far the cursor moves, so that it stays a multiple of `min_align`.
@@ -121,7 +134,7 @@ pub(crate) const fn place_up(
         // nothing fits, as below.
         cursor.wrapping_add(align - 1) & !(align - 1)
     };
-    if request.is_constant && size <= SMALL && align <= SMALL {
+    if request.cannot_overflow() {
         let next = start + request.step(min_align);
         return if next > limit { None } else { Some(Place { start, cursor: next }) };
     }
@@ -146,7 +159,13 @@ pub(crate) const fn place_down(
     let lowered = cursor.wrapping_sub(request.step(min_align));
     let start = if request.is_aligned_by(min_align) { lowered } else { lowered & !(align - 1) };
     // As above: padding and size are at most a layout's size, the step adds less than 16.
-    if size > MAX_SIZE - 16 || signed(start.wrapping_sub(limit)) < 0 {
+    if WIDE {
+        // From an address below 2^62, less than 2^63 + 16 was subtracted: what has wrapped around
+        // is negative.
+        if signed(start) < signed(limit) {
+            return None;
+        }
+    } else if size > MAX_SIZE - 16 || signed(start.wrapping_sub(limit)) < 0 {
         return None;
     }
     Some(Place { start, cursor: start })

@@ -91,6 +91,7 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Arena<A, D, MIN_ALIGN> 
     /// });
     /// assert_eq!((longest, arena.used()), (Some(3), 0));
     /// ```
+    #[inline]
     pub fn scope<R>(&mut self, body: impl FnOnce(&mut Scope<'_, A, D, MIN_ALIGN>) -> R) -> R {
         let mut guard = self.scope_guard();
         body(&mut guard.scope())
@@ -103,13 +104,14 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Arena<A, D, MIN_ALIGN> 
     }
 
     /// A scope that ends when the guard is dropped.
+    #[inline]
     pub fn scope_guard(&mut self) -> ScopeGuard<'_, A, D, MIN_ALIGN> {
         ScopeGuard { mark: self.bump().mark(), arena: self }
     }
 
     /// The present place, to go back to with [`rewind`](Self::rewind).
     pub fn checkpoint(&self) -> Checkpoint {
-        Checkpoint(self.bump().mark().address())
+        Checkpoint(self.bump().address())
     }
 
     /// Gives back all that was allocated since `checkpoint`. O(n) in the number of chunks used
@@ -148,11 +150,13 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Arena<A, D, MIN_ALIGN> 
 
 impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> ScopeGuard<'_, A, D, MIN_ALIGN> {
     /// The scope.
+    #[inline]
     pub fn scope(&mut self) -> Scope<'_, A, D, MIN_ALIGN> {
         Scope { arena: self.arena }
     }
 
     /// Gives back all that was allocated since the guard was made.
+    #[inline]
     pub fn rewind(&mut self) {
         // SAFETY: the guard holds the unique borrow of the arena since it was made, so that the
         // arena is at or behind the mark; `&mut self` ends the borrow of every scope that came from
@@ -163,6 +167,7 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> ScopeGuard<'_, A, D, MI
 }
 
 impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Drop for ScopeGuard<'_, A, D, MIN_ALIGN> {
+    #[inline]
     fn drop(&mut self) {
         self.rewind();
     }
@@ -170,12 +175,14 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Drop for ScopeGuard<'_,
 
 impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Scope<'_, A, D, MIN_ALIGN> {
     /// Runs `body` with a scope inside this one.
+    #[inline]
     pub fn scope<R>(&mut self, body: impl FnOnce(&mut Scope<'_, A, D, MIN_ALIGN>) -> R) -> R {
         let mut guard = self.scope_guard();
         body(&mut guard.scope())
     }
 
     /// A scope inside this one that ends when the guard is dropped.
+    #[inline]
     pub fn scope_guard(&mut self) -> ScopeGuard<'_, A, D, MIN_ALIGN> {
         ScopeGuard { mark: self.arena.bump().mark(), arena: self.arena }
     }
