@@ -9,7 +9,7 @@ use nebula_memory_core::{Align, Allocator, MemoryError, layout::is_aligned};
 
 use crate::{
     ArenaConfig, Direction, Keep, asan,
-    bumping::{Request, next_chunk, next_smaller, smallest_chunk, step},
+    bumping::{Request, end_up, next_chunk, next_smaller, smallest_chunk, step},
     chunk::{CHUNK_ALIGN, Chunk, HEADER},
 };
 
@@ -330,9 +330,13 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
         }
     }
 
-    /// Whether no byte is in use.
+    /// Whether nothing is in use, and the cursor where it starts.
+    #[inline]
     fn is_empty(&self) -> bool {
-        self.asides.get().is_none() && self.used_in_list() == 0
+        self.asides.get().is_none()
+            && self.current.get().is_none_or(|current| {
+                Some(current) == self.first.get() && self.cursor.get() == Self::edges(current).0
+            })
     }
 
     /// Where the cursor starts in `chunk`, and how far it may move.
@@ -417,12 +421,9 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
         let old = old.size();
         let last = old != 0 && self.is_last(block, old);
         if D::UPWARDS && last {
-            let room = self.limit.get().addr() - start;
-            if new.size() > room {
-                return None;
-            }
+            let end = end_up(start, new.size(), self.limit.get().addr(), MIN_ALIGN)?;
             let cursor = self.cursor.get();
-            self.cursor.set(cursor.with_addr(start + step(new.size(), MIN_ALIGN)));
+            self.cursor.set(cursor.with_addr(end));
             asan::forbid(block.as_ptr(), old);
             asan::allow(block.as_ptr(), new.size());
             // With a provenance that spans what it has grown by, which the caller's may not.
@@ -501,9 +502,11 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
     }
 
     /// Bytes between the edge of the current chunk and the cursor.
+    #[inline]
     pub(crate) fn used_in_current(&self) -> usize {
         let Some(current) = self.current.get() else { return 0 };
-        Self::edges(current).0.addr().abs_diff(self.cursor.get().addr())
+        let (edge, cursor) = (Self::edges(current).0.addr(), self.cursor.get().addr());
+        if D::UPWARDS { cursor - edge } else { edge - cursor }
     }
 
     /// Bytes left in the current chunk.

@@ -171,6 +171,22 @@ pub(crate) const fn place_down(
     Some(Place { start, cursor: start })
 }
 
+/// Where the cursor goes if the block at `start`, which lies before `limit`, has `size` bytes; `None`
+/// if they don't fit. Upwards.
+#[inline(always)]
+pub(crate) const fn end_up(
+    start: usize,
+    size: usize,
+    limit: usize,
+    min_align: usize,
+) -> Option<usize> {
+    if !WIDE && size > limit - start {
+        return None;
+    }
+    let end = start + step(size, min_align);
+    if WIDE && end > limit { None } else { Some(end) }
+}
+
 #[inline(always)]
 #[allow(clippy::cast_possible_wrap, reason = "the sign is what is asked for")]
 const fn signed(difference: usize) -> isize {
@@ -378,6 +394,16 @@ mod tests {
             let nowhere = Some(Place { start: 16, cursor: 16 });
             assert_eq!(place_up(16, 16, Request::any(empty), min), nowhere);
             assert_eq!(place_down(16, 16, Request::any(empty), min), nowhere);
+        }
+    }
+
+    #[test]
+    fn a_block_grows_up_to_the_limit() {
+        for min in [1, 8, 16] {
+            let fits = |size| end_up(1024, size, 2048, min);
+            assert_eq!((fits(0), fits(1)), (Some(1024), Some(1024 + min)));
+            assert_eq!((fits(1024), fits(1025), fits(MAX_SIZE)), (Some(2048), None, None));
+            assert_eq!(end_up(HIGHEST - 16, MAX_SIZE, HIGHEST, min), None);
         }
     }
 
