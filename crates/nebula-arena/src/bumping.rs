@@ -255,7 +255,7 @@ mod tests {
     /// A stretch of addresses as chunks have them: its start and its end.
     fn stretch() -> impl Strategy<Value = (usize, usize)> {
         (1_usize..=HIGHEST / 16, 0..=LARGE / 8).prop_map(|(start, room)| {
-            let end = (start * 16 + room * 16).min(HIGHEST);
+            let end = (start * 16).saturating_add(room * 16).min(HIGHEST);
             (start * 16, end)
         })
     }
