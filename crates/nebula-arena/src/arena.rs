@@ -271,12 +271,10 @@ impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Arena<A, D, MIN_ALIGN> 
 
     #[cold]
     fn answer(&self, request: &TrimRequest) {
-        let wanted = request.take();
-        if wanted != 0 {
+        if let Some(order) = request.take() {
+            let keep = self.bump.bytes().saturating_sub(order.bytes);
             // SAFETY: the allocator is the one of all chunks.
-            unsafe {
-                self.bump.shrink_to(&self.allocator, self.bump.bytes().saturating_sub(wanted));
-            }
+            unsafe { self.bump.shrink_to(&self.allocator, keep) };
         }
         self.publish();
     }

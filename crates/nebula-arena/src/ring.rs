@@ -200,7 +200,7 @@ impl<A: Allocator> Ring<A> {
     /// The buffer is lent to the caller, and nothing in it is used any more.
     pub(crate) unsafe fn clean(&self, index: u32) {
         let keep = if self.closed.load(Relaxed) { 0 } else { self.keep.load(Relaxed) };
-        let wanted = self.request.take();
+        let wanted = self.request.take().map_or(0, |order| order.bytes);
         // SAFETY: the caller's promise.
         unsafe {
             self.with_arena(index, |arena| {

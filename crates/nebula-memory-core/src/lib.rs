@@ -44,7 +44,7 @@ pub use {
     refusal::last_refusal,
     refused::Refused,
     stats::{AllocatorStats, StatisticsProvider, StatsSnapshot, StripedCounter},
-    trim_request::TrimRequest,
+    trim_request::{TrimOrder, TrimRequest},
     usage::{AllocatorKind, MemoryUsage, Resettable, UsageCell},
     wait::{WaitQueue, Waiter},
     wait_slot::WaitSlot,

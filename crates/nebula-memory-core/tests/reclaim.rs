@@ -411,11 +411,16 @@ fn a_request_is_left_for_the_owner_and_taken_once() {
     let request = Arc::new(TrimRequest::default());
     let weak: Weak<dyn Reclaim> = Arc::downgrade(&request) as _;
     let _registration = registry.register("arena", 0, weak);
-    assert_eq!((registry.reclaimable(), request.take()), (0, 0));
+    assert_eq!((registry.reclaimable(), request.take()), (0, None));
     request.publish(500);
     assert_eq!(registry.reclaimable(), 500);
-    // Nothing is given back yet; the largest request counts.
-    let given = [100, 300, 200].map(|wanted| registry.reclaim(wanted, HIGH).given);
-    assert_eq!((given, request.take(), request.take()), ([0; 3], 300, 0));
-    assert_eq!(format!("{request:?}"), "TrimRequest { spare: 500, wanted: 0 }");
+    // Nothing is given back yet; the largest request counts, and the most urgent one.
+    let asked = [(100, HIGH), (300, PressureLevel::Elevated), (200, PressureLevel::Normal)];
+    let given = asked.map(|(wanted, urgency)| registry.reclaim(wanted, urgency).given);
+    assert!(given == [0; 3] && request.is_waiting());
+    let order = request.take().unwrap();
+    assert_eq!((order.bytes, order.urgency, request.take()), (300, HIGH, None));
+    assert_eq!(format!("{request:?}"), "TrimRequest { spare: 500, wanted: 0, .. }");
+    registry.reclaim(1, PressureLevel::Critical);
+    assert_eq!(request.take().map(|order| order.urgency), Some(PressureLevel::Critical));
 }

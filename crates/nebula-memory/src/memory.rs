@@ -54,10 +54,17 @@ impl Memory {
     pub fn new(config: MemoryConfig) -> Result<Self, MemoryError> {
         config.validate()?;
         let root = MemoryBudget::root_with("process", &config.budget)?;
+        let reclaimers = ReclaimRegistry::new();
+        #[cfg(feature = "arena")]
+        {
+            // Threads' scratch memory is nobody's in particular.
+            let scratch = Arc::downgrade(&nebula_arena::LocalArena::reclaimer());
+            reclaimers.register("scratch", 0, scratch).detach();
+        }
         let parts = Parts {
             config,
             root,
-            reclaimers: ReclaimRegistry::new(),
+            reclaimers,
             #[cfg(feature = "allocators")]
             allocators: nebula_alloc::AllocatorManager::new(),
         };
@@ -85,7 +92,7 @@ impl Memory {
         Ok(Tenant::new(Arc::clone(&self.parts), budget))
     }
 
-    /// Whoever can give memory back on pressure: the pools and caches of all tenants, and what is
+    /// Whoever can give memory back on pressure: the streams, pools and caches of all tenants, and what is
     /// registered here by hand.
     #[must_use]
     pub fn reclaimers(&self) -> &ReclaimRegistry {

@@ -1,13 +1,13 @@
 //! One tenant: its budget, and everything that is charged to it.
 
 use std::sync::Arc;
-#[cfg(any(feature = "pool", feature = "cache"))]
+#[cfg(any(feature = "arena", feature = "pool", feature = "cache"))]
 use std::sync::Weak;
 
 use nebula_budget::{BudgetAccount, BudgetAllocator, MemoryBudget};
 #[cfg(any(feature = "allocators", feature = "arena", feature = "pool", feature = "cache"))]
 use nebula_memory_core::MemoryError;
-#[cfg(any(feature = "pool", feature = "cache"))]
+#[cfg(any(feature = "arena", feature = "pool", feature = "cache"))]
 use nebula_memory_core::Reclaim;
 
 use crate::memory::Parts;
@@ -85,6 +85,38 @@ impl Tenant {
         nebula_arena::Arena::with_config_in(self.parts.config.arena.clone(), self.heap())
     }
 
+    /// A stream of batches in `buffers` arenas as `arena` in the configuration says, charged to the
+    /// tenant. What idle buffers hold is given back before a charge is refused, and on pressure.
+    ///
+    /// # Errors
+    /// No buffers, too many, or the budget's refusal of their table.
+    #[cfg(feature = "arena")]
+    pub fn stream(
+        &self,
+        name: &str,
+        buffers: usize,
+    ) -> Result<nebula_arena::StreamingArena<BudgetAllocator>, MemoryError> {
+        let config = &self.parts.config.arena;
+        let stream = nebula_arena::StreamingArena::with_config_in(buffers, config, &self.heap())?;
+        self.register(name, SPARE_CHUNKS, &Arc::downgrade(&stream.reclaimer()));
+        Ok(stream)
+    }
+
+    /// A store of up to `keep` bytes of spare chunks for arenas that come and go
+    /// (`Arena::new_in(&store)`), charged to the tenant. They are given back before a charge is
+    /// refused, and on pressure.
+    #[cfg(feature = "arena")]
+    #[must_use]
+    pub fn chunk_store(
+        &self,
+        name: &str,
+        keep: nebula_memory_core::ByteSize,
+    ) -> nebula_arena::ChunkStore<BudgetAllocator> {
+        let store = nebula_arena::ChunkStore::new_in(keep, self.heap());
+        self.register(name, SPARE_CHUNKS, &Arc::downgrade(&store.reclaimer()));
+        store
+    }
+
     /// A pool as `pool` in the configuration says, charged to the tenant. Its idle objects are
     /// given back before a charge is refused, and on pressure.
     ///
@@ -105,7 +137,8 @@ impl Tenant {
         let pool = nebula_pool::ThreadSafePool::try_new_in(config, self.account(), factory)?;
         let pool = Arc::new(pool);
         let weak: Weak<nebula_pool::ThreadSafePool<T, BudgetAccount>> = Arc::downgrade(&pool);
-        self.register(name, IDLE_OBJECTS, weak);
+        let weak: Weak<dyn Reclaim> = weak;
+        self.register(name, IDLE_OBJECTS, &weak);
         Ok(pool)
     }
 
@@ -133,22 +166,26 @@ impl Tenant {
         let cache = Arc::new(cache);
         let weak: Weak<nebula_cache::ConcurrentComputeCache<K, V, BudgetAccount, W>> =
             Arc::downgrade(&cache);
-        self.register(name, CACHED_VALUES, weak);
+        let weak: Weak<dyn Reclaim> = weak;
+        self.register(name, CACHED_VALUES, &weak);
         Ok(cache)
     }
 
     /// Registers with the budget, which asks before it refuses, and with the process, whose monitor
     /// asks on pressure; both until `target` is dropped.
-    #[cfg(any(feature = "pool", feature = "cache"))]
-    fn register<R: Reclaim + 'static>(&self, name: &str, priority: u8, target: Weak<R>) {
+    #[cfg(any(feature = "arena", feature = "pool", feature = "cache"))]
+    fn register(&self, name: &str, priority: u8, target: &Weak<dyn Reclaim>) {
         let name = format!("{}/{name}", self.name());
-        let everybody = Weak::clone(&target);
-        self.budget.reclaimers().register(&*name, priority, target).detach();
-        self.parts.reclaimers.register(&*name, priority, everybody).detach();
+        self.budget.reclaimers().register(&*name, priority, Weak::clone(target)).detach();
+        self.parts.reclaimers.register(&*name, priority, Weak::clone(target)).detach();
     }
 }
 
-/// Idle objects are given back first: making them again is all that it costs.
+/// Spare chunks hold nothing: they are given back first.
+#[cfg(feature = "arena")]
+const SPARE_CHUNKS: u8 = 5;
+
+/// Idle objects are given back next: making them again is all that it costs.
 #[cfg(feature = "pool")]
 const IDLE_OBJECTS: u8 = 10;
 

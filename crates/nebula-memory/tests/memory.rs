@@ -16,7 +16,7 @@ use nebula_memory::{
     Memory, MemoryConfig, Tenant,
     budget::BudgetConfig,
     cache::CacheConfig,
-    core::{ByteSize, ManualClock, PressureLevel},
+    core::{Account, ByteSize, ManualClock, PressureLevel},
     monitor::PressureAction,
 };
 
@@ -78,12 +78,34 @@ fn idle_objects_of_a_pool_are_given_back_before_cached_values() {
     cache.insert(1, vec![0; 10 * MIB]).unwrap();
     drop(pool.try_get().unwrap());
     let names: Vec<_> = memory.reclaimers().list().into_iter().map(|(name, ..)| name).collect();
-    assert_eq!(names, ["tenant/buffers", "tenant/pages"]);
+    assert_eq!(names, ["scratch", "tenant/buffers", "tenant/pages"]);
     let held = tenant.budget().try_reserve(50 * MIB).unwrap();
     assert_eq!((pool.stats().idle, cache.len()), (0, 1));
     drop((held, pool, cache));
-    assert!(memory.reclaimers().is_empty());
+    assert_eq!(memory.reclaimers().len(), 1, "the scratch stays");
     assert_eq!(memory.budget().used(), 0);
+}
+
+#[test]
+fn spare_chunks_are_given_back_before_idle_objects() {
+    let memory = memory();
+    let tenant = borrower(&memory, "acme");
+    let pool = tenant.pool("buffers", || Ok(Vec::<u8>::with_capacity(10 * MIB))).unwrap();
+    drop(pool.try_get().unwrap());
+    let stream = tenant.stream("lines", 2).unwrap();
+    drop(stream.try_batch().unwrap().alloc_slice_fill(2 * MIB, 1_u8));
+    let store = tenant.chunk_store("chunks", ByteSize::mib(64));
+    nebula_memory::arena::Arena::new_in(&store).alloc_slice_fill(2 * MIB, 1_u8);
+    let kept = stream.stats().idle_bytes + store.stats().bytes;
+    assert!(kept > 3 * MIB, "{kept}");
+    // As much as is left, and all that is spare.
+    let left = tenant.budget().capacity() - tenant.budget().used();
+    let held = tenant.account();
+    held.try_charge(left + kept).unwrap();
+    assert_eq!((stream.stats().idle_bytes, store.stats().bytes, pool.stats().idle), (0, 0, 1));
+    held.credit(left + kept);
+    drop((stream, store, pool));
+    assert_eq!(tenant.budget().used(), 0);
 }
 
 #[test]

@@ -2,10 +2,12 @@
 //!
 //! Nothing here touches an object. The counters are no part of what the model checker looks at, so
 //! that they are std's own atomics; none of them is written on the path of a get that finds an
-//! object and a return that keeps it (those are counted in the slots), except for the peak, if it
-//! is wanted.
+//! object and a return that keeps it (those are counted in the slots).
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use nebula_memory_core::{Account, AllocatorStats, MemoryError, StatsSnapshot};
 
@@ -19,31 +21,68 @@ pub(crate) enum Cause {
     Oversized,
     Unaffordable,
     Reclaimed,
+    Surplus,
+    Expired,
 }
+
+/// How many causes there are.
+const CAUSES: usize = Cause::Expired as usize + 1;
 
 /// One set of books.
 #[derive(Debug)]
 pub(crate) struct Books<A: Account> {
     account: A,
-    /// What the pool itself takes: its table and its factory. Charged from the making of the books
-    /// to their drop.
-    own: usize,
-    /// What is charged: one allocation for the pool itself and one for each object.
+    /// What the pool itself takes: its table and its factory. Charged until the books are dropped.
+    own: AtomicUsize,
+    /// What is charged: one allocation for the pool itself, for each further segment of its table,
+    /// and for each object.
     charges: AllocatorStats,
     created: AtomicU64,
-    destroyed: [AtomicU64; 5],
+    destroyed: [AtomicU64; CAUSES],
     detached: AtomicU64,
     /// Gets for which an object had to be made.
     fresh: AtomicU64,
-    waited: AtomicU64,
-    lent: Option<Lent>,
+    waits: Waits,
 }
 
-/// How many objects are lent, for the peak.
+/// Those who stood in line.
 #[derive(Debug, Default)]
-struct Lent {
-    now: AtomicUsize,
-    peak: AtomicUsize,
+struct Waits {
+    count: AtomicU64,
+    /// How many of them were timed, and how long it took.
+    timed: AtomicU64,
+    nanos: AtomicU64,
+}
+
+/// The first so many waits are all timed.
+const ALL_TIMED: u64 = 64;
+/// Of the others, one of so many is.
+const ONE_TIMED_OF: u64 = 8;
+
+impl Waits {
+    /// How long all of them took; an estimate, if not all of them were timed.
+    fn time(&self) -> Duration {
+        let timed = u128::from(self.timed.load(Relaxed));
+        let all = u128::from(self.nanos.load(Relaxed)) * u128::from(self.count.load(Relaxed));
+        let nanos = all.checked_div(timed).unwrap_or(0);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+/// Somebody stands in line until this is dropped.
+pub(crate) struct Wait<'b> {
+    waits: &'b Waits,
+    since: Option<Instant>,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if let Some(since) = self.since {
+            let nanos = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.waits.nanos.fetch_add(nanos, Relaxed);
+            self.waits.timed.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 impl<A: Account> Books<A> {
@@ -51,27 +90,45 @@ impl<A: Account> Books<A> {
     ///
     /// # Errors
     /// The account's refusal, explained.
-    pub(crate) fn open(account: A, own: usize, track_peak: bool) -> Result<Self, MemoryError> {
-        if let Err(error) = account.try_charge(own) {
-            return Err(account.explain(error));
-        }
-        let charges = AllocatorStats::new();
-        charges.record_allocation(own);
-        Ok(Self {
+    pub(crate) fn open(account: A, own: usize) -> Result<Self, MemoryError> {
+        let books = Self {
             account,
-            own,
-            charges,
+            own: AtomicUsize::new(0),
+            charges: AllocatorStats::new(),
             created: AtomicU64::new(0),
             destroyed: Default::default(),
             detached: AtomicU64::new(0),
             fresh: AtomicU64::new(0),
-            waited: AtomicU64::new(0),
-            lent: track_peak.then(Lent::default),
-        })
+            waits: Waits::default(),
+        };
+        books.expand(own)?;
+        Ok(books)
     }
 
     pub(crate) const fn account(&self) -> &A {
         &self.account
+    }
+
+    fn charge(&self, bytes: usize) -> Result<(), MemoryError> {
+        self.account.try_charge(bytes).map_err(|error| self.account.explain(error))
+    }
+
+    /// Charges `bytes` more for the pool itself.
+    ///
+    /// # Errors
+    /// The account's refusal, explained.
+    pub(crate) fn expand(&self, bytes: usize) -> Result<(), MemoryError> {
+        self.charge(bytes)?;
+        self.charges.record_allocation(bytes);
+        self.own.fetch_add(bytes, Relaxed);
+        Ok(())
+    }
+
+    /// Credits `bytes` of the pool's own, which have been freed.
+    pub(crate) fn contract(&self, bytes: usize) {
+        self.own.fetch_sub(bytes, Relaxed);
+        self.charges.record_deallocation(bytes);
+        self.account.credit(bytes);
     }
 
     /// Charges a new object with `size` bytes on the heap. One without any is never refused.
@@ -79,13 +136,20 @@ impl<A: Account> Books<A> {
     /// # Errors
     /// The account's refusal, explained. Then there is no such object in the books.
     pub(crate) fn create(&self, size: usize) -> Result<(), MemoryError> {
+        self.admit(size)?;
+        self.created.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Charges an object that comes from other books; [`release`](Self::release) is the other end.
+    ///
+    /// # Errors
+    /// The account's refusal, explained.
+    pub(crate) fn admit(&self, size: usize) -> Result<(), MemoryError> {
         if size > 0 {
-            if let Err(error) = self.account.try_charge(size) {
-                return Err(self.account.explain(error));
-            }
+            self.charge(size)?;
         }
         self.charges.record_allocation(size);
-        self.created.fetch_add(1, Relaxed);
         Ok(())
     }
 
@@ -107,17 +171,23 @@ impl<A: Account> Books<A> {
     /// An object that was charged `size` has been dropped.
     pub(crate) fn destroy(&self, size: usize, cause: Cause) {
         self.destroyed[cause as usize].fetch_add(1, Relaxed);
-        self.uncharge(size);
+        self.release(size);
+    }
+
+    /// An object that was in no books at last has been dropped.
+    pub(crate) fn destroy_uncharged(&self, cause: Cause) {
+        self.destroyed[cause as usize].fetch_add(1, Relaxed);
     }
 
     /// An object that was charged `size` has left the pool.
     pub(crate) fn detach(&self, size: usize) {
         self.detached.fetch_add(1, Relaxed);
-        self.uncharge(size);
+        self.release(size);
     }
 
-    /// Credits an object. (Alone: for the end of the pool, when nobody can ask any more.)
-    pub(crate) fn uncharge(&self, size: usize) {
+    /// Credits an object. (Alone: for the end of the pool, when nobody can ask any more, and for
+    /// one that goes to other books.)
+    pub(crate) fn release(&self, size: usize) {
         self.charges.record_deallocation(size);
         if size > 0 {
             self.account.credit(size);
@@ -129,26 +199,22 @@ impl<A: Account> Books<A> {
         self.fresh.fetch_add(1, Relaxed);
     }
 
-    /// Somebody stands in line.
-    pub(crate) fn wait(&self) {
-        self.waited.fetch_add(1, Relaxed);
+    /// Somebody stands in line, until what this returns is dropped.
+    pub(crate) fn wait(&self) -> Wait<'_> {
+        let before = self.waits.count.fetch_add(1, Relaxed);
+        // Reading the clock takes as long as being handed something.
+        let timed = before < ALL_TIMED || before % ONE_TIMED_OF == 0;
+        Wait { waits: &self.waits, since: timed.then(Instant::now) }
     }
 
-    #[inline]
-    pub(crate) fn lend(&self) {
-        if let Some(lent) = &self.lent {
-            let now = lent.now.fetch_add(1, Relaxed) + 1;
-            if now > lent.peak.load(Relaxed) {
-                lent.peak.fetch_max(now, Relaxed);
-            }
-        }
+    /// Bytes that are charged now.
+    pub(crate) fn used(&self) -> usize {
+        usize::try_from(self.charges.current_usage()).unwrap_or(usize::MAX)
     }
 
-    #[inline]
-    pub(crate) fn come_back(&self) {
-        if let Some(lent) = &self.lent {
-            lent.now.fetch_sub(1, Relaxed);
-        }
+    /// Of these, for objects.
+    pub(crate) fn used_by_objects(&self) -> usize {
+        self.used().saturating_sub(self.own.load(Relaxed))
     }
 
     /// What is charged.
@@ -161,23 +227,21 @@ impl<A: Account> Books<A> {
         // Ends are read before beginnings, so that an end is never seen without its beginning.
         let destroyed = |cause: Cause| self.destroyed[cause as usize].load(Relaxed);
         let mut stats = PoolStats {
+            destroyed: self.destroyed.iter().map(|count| count.load(Relaxed)).sum(),
             invalidated: destroyed(Cause::Invalid),
             quarantined: destroyed(Cause::Quarantined),
             oversized: destroyed(Cause::Oversized),
             unaffordable: destroyed(Cause::Unaffordable),
             reclaimed: destroyed(Cause::Reclaimed),
+            surplus: destroyed(Cause::Surplus),
+            expired: destroyed(Cause::Expired),
             detached: self.detached.load(Relaxed),
             gets,
             reuses: gets.saturating_sub(self.fresh.load(Relaxed)),
-            waited: self.waited.load(Relaxed),
-            peak_lent: self.lent.as_ref().map(|lent| lent.peak.load(Relaxed)),
+            waited: self.waits.count.load(Relaxed),
+            wait_time: self.waits.time(),
             ..PoolStats::default()
         };
-        stats.destroyed = stats.invalidated
-            + stats.quarantined
-            + stats.oversized
-            + stats.unaffordable
-            + stats.reclaimed;
         stats.created = self.created.load(Relaxed);
         stats
     }
@@ -185,6 +249,6 @@ impl<A: Account> Books<A> {
 
 impl<A: Account> Drop for Books<A> {
     fn drop(&mut self) {
-        self.account.credit(self.own);
+        self.account.credit(*self.own.get_mut());
     }
 }

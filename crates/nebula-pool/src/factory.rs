@@ -5,7 +5,10 @@ use std::alloc::Layout;
 use nebula_memory_core::MemoryError;
 
 /// A factory without its type: what a pool holds.
-pub(crate) type BoxedFactory<T> = Box<dyn Create<T> + Send + Sync>;
+pub(crate) type SharedFactory<T> = Box<dyn Create<T> + Send + Sync>;
+
+/// A factory that stays on its thread.
+pub(crate) type LocalFactory<T> = Box<dyn Create<T>>;
 
 /// Makes objects. The way in is a closure; see [`boxed`].
 pub(crate) trait Create<T> {
@@ -20,14 +23,17 @@ impl<T, F: Fn() -> Result<T, MemoryError>> Create<T> for [F; 1] {
     }
 }
 
+impl<T, C: Create<T> + ?Sized> Create<T> for Box<C> {
+    fn create(&self) -> Result<T, MemoryError> {
+        (**self).create()
+    }
+}
+
 /// Moves `factory` to the heap, where it takes `size_of::<F>()` bytes.
 ///
 /// # Errors
 /// If the system has no memory for it.
-pub(crate) fn boxed<T, F>(factory: F) -> Result<BoxedFactory<T>, MemoryError>
-where
-    F: Fn() -> Result<T, MemoryError> + Send + Sync + 'static,
-{
+pub(crate) fn boxed<F>(factory: F) -> Result<Box<[F; 1]>, MemoryError> {
     let mut one = Vec::new();
     let refused = |_| MemoryError::out_of_memory(Layout::new::<F>());
     one.try_reserve_exact(1).map_err(refused)?;

@@ -5,20 +5,17 @@ use std::{
     marker::PhantomData,
     mem::ManuallyDrop,
     ops::{Deref, DerefMut},
+    ptr::NonNull,
 };
 
-use nebula_memory_core::{Account, Unlimited, sync::Arc};
+use crate::home::{Home, SlotOf};
 
-use crate::{Poolable, ThreadSafePool, slots::Claimed};
+/// A pool of this crate. Guards are generic over it; nobody else can implement it.
+pub trait Pool: Home {}
 
-/// A slot with a guard around it always has an object; `take` and `detach` consume the guard.
-#[cold]
-#[inline(never)]
-fn no_object() -> ! {
-    unreachable!("the slot of a guard is never empty")
-}
+impl<P: Home> Pool for P {}
 
-/// A lent object, which goes back to the pool when the guard is dropped.
+/// A lent object, which goes back to its pool `P` when the guard is dropped.
 ///
 /// ```
 /// use nebula_pool::{PoolConfig, ThreadSafePool};
@@ -27,6 +24,19 @@ fn no_object() -> ! {
 /// let mut name = pool.try_get()?;
 /// name.push_str("nebula");
 /// assert_eq!(name.len(), 6);
+/// # Ok::<(), nebula_memory_core::MemoryError>(())
+/// ```
+///
+/// The guard of a pool that lives for as long as the process does so, too:
+/// ```
+/// use std::sync::LazyLock;
+/// use nebula_pool::{PoolConfig, PoolGuard, ThreadSafePool};
+///
+/// static POOL: LazyLock<ThreadSafePool<String>> =
+///     LazyLock::new(|| ThreadSafePool::new(&PoolConfig::default(), String::new).unwrap());
+///
+/// let name: PoolGuard<'static, ThreadSafePool<String>> = POOL.try_get()?;
+/// std::thread::spawn(move || drop(name)).join().unwrap();
 /// # Ok::<(), nebula_memory_core::MemoryError>(())
 /// ```
 ///
@@ -57,23 +67,31 @@ fn no_object() -> ! {
 /// };
 /// ```
 #[must_use = "dropping a guard returns the object at once"]
-pub struct PoolGuard<'p, T: Poolable, A: Account = Unlimited> {
-    pool: &'p ThreadSafePool<T, A>,
-    slot: ManuallyDrop<Claimed<'p, T>>,
+pub struct PoolGuard<'p, P: Pool> {
+    pool: &'p P,
+    slot: NonNull<SlotOf<P>>,
+    /// Behaves like the object.
+    object: PhantomData<P::Object>,
 }
 
-impl<'p, T: Poolable, A: Account> PoolGuard<'p, T, A> {
-    /// `slot` is one of `pool`'s, with an object in it.
+// SAFETY: a guard consists of a `&P`, which may move to another thread if the pool is `Sync`, and
+// of an object that is its own, as if by value.
+unsafe impl<P: Pool + Sync> Send for PoolGuard<'_, P> where P::Object: Send {}
+// SAFETY: a shared guard gives a shared reference to the object, and nothing else.
+unsafe impl<P: Pool + Sync> Sync for PoolGuard<'_, P> where P::Object: Sync {}
+
+impl<'p, P: Pool> PoolGuard<'p, P> {
+    /// # Safety
+    /// `slot` is one of `pool`'s, has an object, and is the guard's from now on.
     #[inline]
-    pub(crate) fn new(pool: &'p ThreadSafePool<T, A>, slot: Claimed<'p, T>) -> Self {
-        Self { pool, slot: ManuallyDrop::new(slot) }
+    pub(crate) const unsafe fn new(pool: &'p P, slot: NonNull<SlotOf<P>>) -> Self {
+        Self { pool, slot, object: PhantomData }
     }
 
+    /// The slot, without the guard: it is the caller's.
     #[inline]
-    fn into_slot(self) -> Claimed<'p, T> {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: `this` is neither used nor dropped again, so that the slot is taken once.
-        unsafe { ManuallyDrop::take(&mut this.slot) }
+    fn into_slot(self) -> NonNull<SlotOf<P>> {
+        ManuallyDrop::new(self).slot
     }
 
     /// Takes the object out of the pool for good. It is not charged any more, and its place in the
@@ -90,38 +108,49 @@ impl<'p, T: Poolable, A: Account> PoolGuard<'p, T, A> {
     /// # Ok::<(), nebula_memory_core::MemoryError>(())
     /// ```
     #[must_use = "the object is dropped if it is not used"]
-    pub fn detach(self) -> T {
+    pub fn detach(self) -> P::Object {
         let pool = self.pool;
-        pool.detach(self.into_slot()).unwrap_or_else(|| no_object())
+        // SAFETY: the slot is this guard's, which ends here.
+        unsafe { pool.detach(self.into_slot()) }
     }
 }
 
-impl<T: Poolable, A: Account> Deref for PoolGuard<'_, T, A> {
-    type Target = T;
+impl<P: Pool> Deref for PoolGuard<'_, P> {
+    type Target = P::Object;
 
     #[inline]
-    fn deref(&self) -> &T {
-        self.slot.object().unwrap_or_else(|| no_object())
+    fn deref(&self) -> &P::Object {
+        // SAFETY: the pool lives for as long as the guard, and the slot for as long as the pool.
+        let slot = unsafe { self.slot.as_ref() };
+        // SAFETY: the slot is the guard's and has an object; exclusive references to that come from
+        // an exclusive borrow of the guard.
+        unsafe { slot.object() }
     }
 }
 
-impl<T: Poolable, A: Account> DerefMut for PoolGuard<'_, T, A> {
+impl<P: Pool> DerefMut for PoolGuard<'_, P> {
     #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        self.slot.object_mut().unwrap_or_else(|| no_object())
+    fn deref_mut(&mut self) -> &mut P::Object {
+        // SAFETY: as in `deref`; the slot itself is only ever shared.
+        let slot = unsafe { self.slot.as_ref() };
+        // SAFETY: the slot is the guard's and has an object; the guard is borrowed exclusively for
+        // as long as the reference lives.
+        unsafe { slot.object_mut() }
     }
 }
 
-impl<T: Poolable, A: Account> Drop for PoolGuard<'_, T, A> {
+impl<P: Pool> Drop for PoolGuard<'_, P> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: the slot is not used after this: `self` is being dropped, and `into_slot` forgets.
-        let slot = unsafe { ManuallyDrop::take(&mut self.slot) };
-        self.pool.take_back(slot);
+        // SAFETY: the slot is this guard's, which ends here.
+        unsafe { self.pool.take_back(self.slot) };
     }
 }
 
-impl<T: Poolable + fmt::Debug, A: Account> fmt::Debug for PoolGuard<'_, T, A> {
+impl<P: Pool> fmt::Debug for PoolGuard<'_, P>
+where
+    P::Object: fmt::Debug,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("PoolGuard").field(&**self).finish()
     }
@@ -129,8 +158,8 @@ impl<T: Poolable + fmt::Debug, A: Account> fmt::Debug for PoolGuard<'_, T, A> {
 
 /// A lent object that keeps its pool alive; otherwise a [`PoolGuard`].
 ///
-/// It costs two more atomic operations than a borrowed guard, on a counter that all owned guards of
-/// the pool share.
+/// For pools that threads share, it costs two more atomic operations than a borrowed guard, on a
+/// counter that all owned guards of the pool share.
 ///
 /// Like the other, it can be shared with another thread only if the object can:
 /// ```compile_fail,E0277
@@ -149,65 +178,74 @@ impl<T: Poolable + fmt::Debug, A: Account> fmt::Debug for PoolGuard<'_, T, A> {
 /// });
 /// ```
 #[must_use = "dropping a guard returns the object at once"]
-pub struct OwnedGuard<T: Poolable, A: Account = Unlimited> {
-    pool: Arc<ThreadSafePool<T, A>>,
-    /// The slot that this guard holds the claim of.
-    index: usize,
-    /// Behaves like the object, for `Send` and `Sync`.
-    object: PhantomData<T>,
+pub struct OwnedGuard<P: Pool> {
+    pool: P::Handle,
+    slot: NonNull<SlotOf<P>>,
+    /// Behaves like the object.
+    object: PhantomData<P::Object>,
 }
 
-impl<T: Poolable, A: Account> OwnedGuard<T, A> {
-    /// `guard` is one of `pool`'s.
-    pub(crate) fn new(pool: &Arc<ThreadSafePool<T, A>>, guard: PoolGuard<'_, T, A>) -> Self {
-        debug_assert!(std::ptr::eq(guard.pool, &raw const **pool), "a guard of another pool");
-        let pool = Arc::clone(pool);
-        let index = pool.slots.give_up(guard.into_slot());
-        Self { pool, index, object: PhantomData }
+// SAFETY: a guard consists of an `Arc<P>`, which may move if the pool is `Send` and `Sync`, and of
+// an object that is its own, as if by value. (Pools whose handle is an `Rc` are not `Sync`.)
+unsafe impl<P: Pool + Send + Sync> Send for OwnedGuard<P> where P::Object: Send {}
+// SAFETY: a shared guard gives a shared reference to the object, and nothing else.
+unsafe impl<P: Pool + Send + Sync> Sync for OwnedGuard<P> where P::Object: Sync {}
+
+impl<P: Pool> OwnedGuard<P> {
+    /// `guard` is one of the pool's that `pool` keeps alive.
+    #[inline]
+    pub(crate) fn new(pool: P::Handle, guard: PoolGuard<'_, P>) -> Self {
+        debug_assert!(std::ptr::eq(guard.pool, &raw const *pool), "a guard of another pool");
+        Self { slot: guard.into_slot(), pool, object: PhantomData }
     }
 
     /// Takes the object out of the pool for good, as [`PoolGuard::detach`] does.
     #[must_use = "the object is dropped if it is not used"]
-    pub fn detach(self) -> T {
-        let mut this = ManuallyDrop::new(self);
-        let pool = {
-            // SAFETY: `this` is neither used (but for `index`) nor dropped again, so that the
-            // handle is taken once.
-            unsafe { std::ptr::read(&raw mut this.pool) }
-        };
-        // SAFETY: `new` gave the claim up in favour of this guard, which ends here.
-        let slot = unsafe { pool.slots.claimed_again(this.index) };
-        pool.detach(slot).unwrap_or_else(|| no_object())
+    pub fn detach(self) -> P::Object {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not dropped, and its handle not used again, so that it is taken once.
+        let pool = unsafe { std::ptr::read(&raw const this.pool) };
+        // SAFETY: the slot is this guard's, which ends here.
+        unsafe { pool.detach(this.slot) }
     }
 }
 
-impl<T: Poolable, A: Account> Deref for OwnedGuard<T, A> {
-    type Target = T;
+impl<P: Pool> Deref for OwnedGuard<P> {
+    type Target = P::Object;
 
     #[inline]
-    fn deref(&self) -> &T {
-        // SAFETY: this guard holds the claim, and is borrowed for as long as the object is.
-        unsafe { self.pool.slots.object(self.index) }.unwrap_or_else(|| no_object())
+    fn deref(&self) -> &P::Object {
+        // SAFETY: the guard keeps the pool alive, and the slot lives for as long as the pool.
+        let slot = unsafe { self.slot.as_ref() };
+        // SAFETY: the slot is the guard's and has an object; exclusive references to that come from
+        // an exclusive borrow of the guard.
+        unsafe { slot.object() }
     }
 }
 
-impl<T: Poolable, A: Account> DerefMut for OwnedGuard<T, A> {
+impl<P: Pool> DerefMut for OwnedGuard<P> {
     #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: this guard holds the claim, and is borrowed exclusively for as long as the object.
-        unsafe { self.pool.slots.object_mut(self.index) }.unwrap_or_else(|| no_object())
+    fn deref_mut(&mut self) -> &mut P::Object {
+        // SAFETY: as in `deref`; the slot itself is only ever shared.
+        let slot = unsafe { self.slot.as_ref() };
+        // SAFETY: the slot is the guard's and has an object; the guard is borrowed exclusively for
+        // as long as the reference lives.
+        unsafe { slot.object_mut() }
     }
 }
 
-impl<T: Poolable, A: Account> Drop for OwnedGuard<T, A> {
+impl<P: Pool> Drop for OwnedGuard<P> {
+    #[inline]
     fn drop(&mut self) {
-        // SAFETY: `new` gave the claim up in favour of this guard, which ends here.
-        let slot = unsafe { self.pool.slots.claimed_again(self.index) };
-        self.pool.take_back(slot);
+        // SAFETY: the slot is this guard's, which ends here.
+        unsafe { self.pool.take_back(self.slot) };
     }
 }
 
-impl<T: Poolable + fmt::Debug, A: Account> fmt::Debug for OwnedGuard<T, A> {
+impl<P: Pool> fmt::Debug for OwnedGuard<P>
+where
+    P::Object: fmt::Debug,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("OwnedGuard").field(&**self).finish()
     }

@@ -1,20 +1,47 @@
 #![doc = include_str!("../README.md")]
 
-mod affinity;
+mod ageing;
+mod block;
 mod books;
-mod claim;
 mod config;
 mod factory;
 mod guard;
+mod hierarchical;
+mod home;
+mod hooks;
+mod keeping;
+mod list;
+mod lock_free;
+mod maintainer;
+mod object_pool;
 mod poolable;
+mod priority;
+mod settings;
+mod slot;
 mod slots;
 mod stats;
+mod table;
 mod thread_safe;
+mod ttl;
+mod watch;
+mod workshop;
 
 pub use {
+    block::Block,
     config::{PoolConfig, PoolConfigBuilder},
-    guard::{OwnedGuard, PoolGuard},
+    guard::{OwnedGuard, Pool, PoolGuard},
+    hierarchical::HierarchicalPool,
+    hooks::{Hooked, Hooks},
+    keeping::Maintained,
+    lock_free::LockFreePool,
+    maintainer::Maintainer,
+    object_pool::ObjectPool,
     poolable::Poolable,
+    priority::PriorityPool,
+    settings::{Growth, Order, Oversized, Shrink},
+    slots::SlotPool,
     stats::PoolStats,
     thread_safe::ThreadSafePool,
+    ttl::TtlPool,
+    watch::Holder,
 };

@@ -43,6 +43,30 @@ pub trait Poolable {
     /// and each time it has come back and been [`reset`](Self::reset); what an object grows by while
     /// it is lent is charged when it comes back.
     fn heap_size(&self) -> usize;
+
+    /// How much the object is worth keeping. When some have to go, those of the least value go
+    /// first. Asked when `heap_size` is.
+    fn value(&self) -> u64 {
+        0
+    }
+
+    /// Gives memory back, so that `heap_size` is `largest` or less. Asked of an object that comes
+    /// back larger than the pool keeps, if the pool is to [trim](crate::Oversized::Trim) such
+    /// objects; one that is still too large after that, as it is by default, is dropped.
+    fn shrink_to(&mut self, largest: usize) {
+        let _ = largest;
+    }
+
+    /// Ends the object: called with each object that the pool drops, for whatever reason, in place
+    /// of its drop; not with those that leave the pool by `detach`. A connection says goodbye here.
+    ///
+    /// A panic stays inside the pool.
+    fn destroy(self)
+    where
+        Self: Sized,
+    {
+        drop(self);
+    }
 }
 
 /// Cleared on return, with its capacity kept. What the elements own themselves is not in
@@ -57,6 +81,12 @@ impl<T> Poolable for Vec<T> {
         // because it has been allocated.
         self.capacity().wrapping_mul(size_of::<T>())
     }
+
+    fn shrink_to(&mut self, largest: usize) {
+        if let Some(elements) = largest.checked_div(size_of::<T>()) {
+            Vec::shrink_to(self, elements);
+        }
+    }
 }
 
 /// Cleared on return, with its capacity kept.
@@ -67,6 +97,10 @@ impl Poolable for String {
 
     fn heap_size(&self) -> usize {
         self.capacity()
+    }
+
+    fn shrink_to(&mut self, largest: usize) {
+        String::shrink_to(self, largest);
     }
 }
 
@@ -82,6 +116,18 @@ impl<T: Poolable> Poolable for Box<T> {
 
     fn heap_size(&self) -> usize {
         (**self).heap_size().saturating_add(size_of::<T>())
+    }
+
+    fn value(&self) -> u64 {
+        (**self).value()
+    }
+
+    fn shrink_to(&mut self, largest: usize) {
+        (**self).shrink_to(largest.saturating_sub(size_of::<T>()));
+    }
+
+    fn destroy(self) {
+        (*self).destroy();
     }
 }
 
@@ -102,6 +148,42 @@ mod tests {
         assert!(text.is_empty() && text.is_valid());
         assert_eq!(text.heap_size(), text.capacity());
         assert_eq!(vec![(); 5].heap_size(), 0);
+    }
+
+    #[test]
+    fn buffers_shrink_as_far_as_they_are_asked_to() {
+        let mut numbers = Vec::<u32>::with_capacity(100);
+        Poolable::shrink_to(&mut numbers, 43);
+        assert!(numbers.heap_size() <= 43 && numbers.capacity() >= 10);
+        let mut text = String::with_capacity(100);
+        Poolable::shrink_to(&mut text, 10);
+        assert_eq!(text.capacity(), 10);
+        let mut boxed = Box::new(Vec::<u8>::with_capacity(100));
+        Poolable::shrink_to(&mut boxed, 40);
+        assert!(boxed.heap_size() <= 40);
+        Poolable::shrink_to(&mut vec![(); 5], 0);
+    }
+
+    #[test]
+    fn a_box_passes_on_values_and_goodbyes() {
+        struct Guest<'a>(&'a std::cell::Cell<u32>);
+        impl Poolable for Guest<'_> {
+            fn reset(&mut self) {}
+            fn heap_size(&self) -> usize {
+                0
+            }
+            fn value(&self) -> u64 {
+                7
+            }
+            fn destroy(self) {
+                self.0.set(self.0.get() + 1);
+            }
+        }
+        let goodbyes = std::cell::Cell::new(0);
+        let boxed = Box::new(Guest(&goodbyes));
+        assert_eq!(boxed.value(), 7);
+        boxed.destroy();
+        assert_eq!(goodbyes.get(), 1);
     }
 
     #[test]

@@ -2,9 +2,14 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::Factory;
 use nebula_memory_core::{ByteSize, MemoryError, Unlimited};
-use nebula_pool::{PoolConfig, ThreadSafePool};
+#[allow(unused_imports, reason = "serde's tests use the others")]
+use nebula_pool::{
+    Growth, Order, Oversized, PoolConfig, PoolConfigBuilder, Shrink, ThreadSafePool,
+};
 use nebula_testing::CountingAccount;
 
 #[test]
@@ -16,6 +21,18 @@ fn every_broken_rule_is_reported() {
     };
     let paths: Vec<_> = faults.as_slice().iter().map(|fault| fault.path.as_str()).collect();
     assert_eq!(paths, ["capacity", "warm_up"]);
+    let broken = |config: PoolConfigBuilder| match config.build() {
+        Err(MemoryError::InvalidConfig(faults)) => faults.as_slice()[0].path.clone(),
+        other => panic!("{other:?}"),
+    };
+    let config = || PoolConfig::builder().capacity(4);
+    assert_eq!(broken(config().min_idle(5)), "min_idle");
+    assert_eq!(broken(config().min_idle(2).max_idle(1)), "max_idle");
+    assert_eq!(broken(config().growth(Growth::Fixed(0))), "growth");
+    assert_eq!(broken(config().growth(Growth::Doubling(0))), "growth");
+    assert_eq!(broken(config().block_size(ByteSize::new(24))), "block_size");
+    assert_eq!(broken(config().idle_time(Duration::ZERO)), "idle_time");
+    assert_eq!(broken(config().lifetime(Duration::ZERO)), "lifetime");
     assert!(PoolConfig::default().validate().is_ok());
 }
 
@@ -133,6 +150,31 @@ fn configurations_are_read_and_written() {
     let config: PoolConfig = serde_json::from_str(text).unwrap();
     let built = PoolConfig::builder().capacity(8).warm_up(2).retained_size(ByteSize::kib(64));
     assert_eq!(config, built.build().unwrap());
+    let text = r#"{
+        "capacity": 9, "warm_up": 1, "min_idle": 2, "max_idle": 4, "growth": {"doubling": 2},
+        "shrink": "half_of_unused", "order": "fifo", "retained_size": "1KiB", "oversized": "trim",
+        "block_size": "2KiB", "idle_time": "5m", "lifetime": "1h", "track_peak": true,
+        "track_holders": true
+    }"#;
+    let full: PoolConfig = serde_json::from_str(text).unwrap();
+    let built = PoolConfig::builder()
+        .capacity(9)
+        .warm_up(1)
+        .min_idle(2)
+        .max_idle(4)
+        .growth(Growth::Doubling(2))
+        .shrink(Shrink::HalfOfUnused)
+        .order(Order::Fifo)
+        .retained_size(ByteSize::kib(1))
+        .oversized(Oversized::Trim)
+        .block_size(ByteSize::kib(2))
+        .idle_time(Duration::from_secs(300))
+        .lifetime(Duration::from_secs(3600))
+        .track_peak(true)
+        .track_holders(true);
+    assert_eq!(full, built.build().unwrap());
+    let again = serde_json::to_string(&full).unwrap();
+    assert_eq!(serde_json::from_str::<PoolConfig>(&again).unwrap(), full);
     let again = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<PoolConfig>(&again).unwrap(), config);
     assert_eq!(serde_json::from_str::<PoolConfig>("{}").unwrap(), PoolConfig::default());

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use nebula_pool::{PoolConfig, ThreadSafePool};
+use nebula_pool::{LockFreePool, ObjectPool, PoolConfig, PriorityPool, ThreadSafePool};
 use nebula_testing::CountingAccount;
 
 /// Counts what this thread holds.
@@ -44,44 +44,81 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static GLOBAL: Counting = Counting;
 
-#[test]
-fn what_is_charged_is_what_is_allocated() {
-    let account = CountingAccount::new();
-    let config = PoolConfig::builder().capacity(5).warm_up(2).build().unwrap();
-    // A factory of some size, which lives on the heap as well.
-    let (first, step, shared) = (100_usize, 10_usize, account.clone());
-    let lane = nebula_pool::ThreadSafePool::new(&config, String::new);
-    drop(lane);
+/// What is charged is what is allocated, at every step.
+macro_rules! exact {
+    ($test:ident, $garbage:expr, |$config:ident, $account:ident, $make:ident| $build:expr) => {
+        #[test]
+        fn $test() {
+            let growth = nebula_pool::Growth::Fixed(3);
+            let config = PoolConfig::builder().capacity(7).warm_up(2).growth(growth);
+            let ($config, account) = (&config.build().unwrap(), CountingAccount::new());
+            // What a thread allocates once, for all pools.
+            {
+                let ($account, $make) = (account.clone(), || Ok(Vec::<u16>::new()));
+                let pool = $build.unwrap();
+                drop(pool.try_get());
+                pool.trim();
+            }
 
-    let before = HELD.get();
-    let check = || assert_eq!(HELD.get() - before, account.balance());
-    let pool = ThreadSafePool::new_in(&config, account.clone(), move || {
-        Vec::<u16>::with_capacity(first + step * usize::from(shared.balance() > 1000))
-    });
-    let pool = pool.unwrap();
-    check();
+            // A factory of some size, which lives on the heap as well.
+            let (first, step, shared) = (100_usize, 10_usize, account.clone());
+            let before = HELD.get();
+            let held = || HELD.get().wrapping_sub(before);
+            let check = || assert_eq!(held(), account.balance());
+            // From here on, epochs may have garbage of their own.
+            let check_nearly = || {
+                let more = HELD.get().abs_diff(before + account.balance());
+                assert!(more <= $garbage, "{more}");
+            };
+            let ($account, $make) = (account.clone(), move || {
+                let more = step * usize::from(shared.balance() > 1000);
+                Ok(Vec::<u16>::with_capacity(first + more))
+            });
+            let pool = $build.unwrap();
+            check();
 
-    let mut buffer = pool.try_get().unwrap();
-    buffer.extend([0; 3000]);
-    drop(buffer);
-    check();
-    let (a, b, c) = (pool.try_get().unwrap(), pool.try_get().unwrap(), pool.try_get().unwrap());
-    check();
-    let mine = b.detach();
-    assert_eq!(HELD.get() - before, account.balance() + mine.capacity() * 2);
-    drop(mine);
-    check();
-    pool.try_get().unwrap().shrink_to_fit();
-    check();
-    drop((a, c));
-    check();
-    pool.trim();
-    check();
-    drop(pool);
-    check();
-    account.assert_settled();
-    assert_eq!(HELD.get(), before);
+            let mut buffer = pool.try_get().unwrap();
+            buffer.extend([0; 3000]);
+            drop(buffer);
+            check();
+            let (a, b) = (pool.try_get().unwrap(), pool.try_get().unwrap());
+            let (c, d) = (pool.try_get().unwrap(), pool.try_get().unwrap());
+            check();
+            let mine = b.detach();
+            assert_eq!(held(), account.balance() + mine.capacity() * 2);
+            drop(mine);
+            check();
+            pool.try_get().unwrap().shrink_to_fit();
+            check();
+            drop((a, c, d));
+            check();
+            pool.maintain().unwrap();
+            check();
+            for _ in 0..3 {
+                pool.trim();
+                check_nearly();
+            }
+            drop(pool.try_get());
+            check_nearly();
+            drop(pool);
+            check_nearly();
+            account.assert_settled();
+        }
+    };
 }
+
+exact!(what_an_object_pool_is_charged_is_what_it_allocates, 0, |config, account, make| {
+    ObjectPool::try_new_in(config, account, make)
+});
+exact!(what_a_thread_safe_pool_is_charged_is_what_it_allocates, 0, |config, account, make| {
+    ThreadSafePool::try_new_in(config, account, make)
+});
+exact!(what_a_lock_free_pool_is_charged_is_what_it_allocates, 10000, |config, account, make| {
+    LockFreePool::try_new_in(config, account, make)
+});
+exact!(what_a_priority_pool_is_charged_is_what_it_allocates, 0, |config, account, make| {
+    PriorityPool::try_new_in(config, account, 3, make)
+});
 
 #[test]
 fn a_get_and_a_return_allocate_nothing() {

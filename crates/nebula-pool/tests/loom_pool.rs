@@ -217,7 +217,7 @@ fn a_future_dropped_at_any_moment_loses_nothing() {
 /// Who returns serves the fickle one, who is gone by then, while another one comes.
 #[test]
 fn who_comes_while_another_gives_up_is_served() {
-    model(3, || {
+    model(2, || {
         let pool = pool(1, 1);
         let guard = pool.try_get().unwrap();
         let fickle = {

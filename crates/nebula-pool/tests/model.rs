@@ -49,8 +49,8 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 enum Guard<'p> {
-    Borrowed(PoolGuard<'p, Object, CountingAccount>),
-    Owned(OwnedGuard<Object, CountingAccount>),
+    Borrowed(PoolGuard<'p, ThreadSafePool<Object, CountingAccount>>),
+    Owned(OwnedGuard<ThreadSafePool<Object, CountingAccount>>),
 }
 
 impl Guard<'_> {
@@ -176,7 +176,9 @@ impl Model {
     fn check(&self, pool: &ThreadSafePool<Object, CountingAccount>, account: &CountingAccount) {
         let mut expected = self.stats;
         (expected.lent, expected.idle) = (self.lent.len(), self.idle.len());
-        assert_eq!(pool.stats(), expected);
+        let stats = pool.stats();
+        expected.wait_time = stats.wait_time;
+        assert_eq!(stats, expected);
         account.assert_balance(self.charged());
         assert_eq!(pool.used(), self.charged());
         assert_eq!(pool.reclaimable(), self.idle.values().map(|idle| idle.charged).sum());
@@ -193,7 +195,7 @@ fn run(capacity: usize, warm_up: usize, ops: Vec<Op>) {
     let (factory, account) = (Factory::of(100), CountingAccount::new());
     let pool = Arc::new(factory.pool_in(&config, account.clone()).unwrap());
     let mut model = Model { capacity, ..Model::default() };
-    model.stats.capacity = capacity;
+    (model.stats.capacity, model.stats.places) = (capacity, capacity);
     model.own = account.balance() - 100 * warm_up;
     for tag in 0..warm_up as u64 {
         model.idle.insert(tag, Idle { charged: 100, valid: true });

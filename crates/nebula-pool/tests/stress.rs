@@ -257,3 +257,29 @@ fn newcomers_do_not_starve_who_waits() {
         });
     });
 }
+
+/// Returns have no fence of their own: who begins to wait runs it for them. Without that, a return and
+/// a wait that begin at the same time miss each other now and then, and this hangs.
+#[test]
+fn no_wake_up_is_lost_although_returns_are_plain_stores() {
+    watchdog(LIMIT, || {
+        const ROUNDS: u32 = if cfg!(miri) { 50 } else { 30_000 };
+        let config = PoolConfig::builder().capacity(1).warm_up(1).build().unwrap();
+        let pool = ThreadSafePool::new(&config, String::new).unwrap();
+        thread::scope(|s| {
+            for _ in 0..2 {
+                s.spawn(|| {
+                    for round in 0..ROUNDS {
+                        let guard = pool.get().unwrap();
+                        // So that the other one comes at all moments of a return.
+                        for _ in 0..round % 32 {
+                            std::hint::spin_loop();
+                        }
+                        drop(guard);
+                    }
+                });
+            }
+        });
+        assert_eq!(pool.stats().gets, u64::from(2 * ROUNDS));
+    });
+}

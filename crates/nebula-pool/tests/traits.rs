@@ -59,30 +59,30 @@ impl Account for Tied {
 }
 
 assert_impl_all!(ThreadSafePool<Plain>: Send, Sync, Reclaim);
-assert_impl_all!(PoolGuard<'static, Plain>: Send, Sync);
-assert_impl_all!(OwnedGuard<Plain>: Send, Sync);
+assert_impl_all!(PoolGuard<'static, ThreadSafePool<Plain>>: Send, Sync);
+assert_impl_all!(OwnedGuard<ThreadSafePool<Plain>>: Send, Sync);
 
 // Objects that may move: the pool is shared, its guards move with them but are not shared.
 assert_impl_all!(ThreadSafePool<Moving>: Send, Sync, Reclaim);
-assert_impl_all!(PoolGuard<'static, Moving>: Send);
-assert_impl_all!(OwnedGuard<Moving>: Send);
-assert_not_impl_any!(PoolGuard<'static, Moving>: Sync);
-assert_not_impl_any!(OwnedGuard<Moving>: Sync);
+assert_impl_all!(PoolGuard<'static, ThreadSafePool<Moving>>: Send);
+assert_impl_all!(OwnedGuard<ThreadSafePool<Moving>>: Send);
+assert_not_impl_any!(PoolGuard<'static, ThreadSafePool<Moving>>: Sync);
+assert_not_impl_any!(OwnedGuard<ThreadSafePool<Moving>>: Sync);
 
 // Objects that may not move: nothing does.
 assert_not_impl_any!(ThreadSafePool<Local>: Send, Sync, Reclaim);
-assert_not_impl_any!(PoolGuard<'static, Local>: Send, Sync);
-assert_not_impl_any!(OwnedGuard<Local>: Send, Sync);
+assert_not_impl_any!(PoolGuard<'static, ThreadSafePool<Local>>: Send, Sync);
+assert_not_impl_any!(OwnedGuard<ThreadSafePool<Local>>: Send, Sync);
 assert_not_impl_any!(ThreadSafePool<Pinned>: Send, Sync, Reclaim);
-assert_not_impl_any!(PoolGuard<'static, Pinned>: Send);
-assert_not_impl_any!(OwnedGuard<Pinned>: Send);
+assert_not_impl_any!(PoolGuard<'static, ThreadSafePool<Pinned>>: Send);
+assert_not_impl_any!(OwnedGuard<ThreadSafePool<Pinned>>: Send);
 
 // Accounts that may not be shared make a pool that is not, and guards credit from where they are.
 assert_not_impl_any!(ThreadSafePool<Plain, Purse>: Sync, Reclaim);
-assert_not_impl_any!(PoolGuard<'static, Plain, Purse>: Send, Sync);
-assert_not_impl_any!(OwnedGuard<Plain, Purse>: Send, Sync);
+assert_not_impl_any!(PoolGuard<'static, ThreadSafePool<Plain, Purse>>: Send, Sync);
+assert_not_impl_any!(OwnedGuard<ThreadSafePool<Plain, Purse>>: Send, Sync);
 assert_not_impl_any!(ThreadSafePool<Plain, Tied>: Send, Sync, Reclaim);
-assert_not_impl_any!(OwnedGuard<Plain, Tied>: Send, Sync);
+assert_not_impl_any!(OwnedGuard<ThreadSafePool<Plain, Tied>>: Send, Sync);
 
 assert_impl_all!(PoolConfig: Send, Sync, Clone);
 assert_impl_all!(PoolStats: Send, Sync, Copy, std::fmt::Display);
@@ -138,6 +138,6 @@ fn an_object_returned_from_another_thread_is_seen_as_it_was_left() {
     std::thread::scope(|s| {
         s.spawn(move || guard.bytes = 77);
     });
-    let object: PoolGuard<'_, Object, _> = pool.try_get().unwrap();
+    let object: PoolGuard<'_, ThreadSafePool<Object, _>> = pool.try_get().unwrap();
     assert_eq!(object.bytes, 77);
 }

@@ -33,8 +33,8 @@ shared!(priority, || PriorityPool::new(&config(), 16, T::make));
 shared!(hierarchical, || HierarchicalPool::new(&config(), T::make));
 shared!(ttl, || {
     let mut config = config();
-    config.idle_time = Some(Duration::from_secs(600));
-    config.lifetime = Some(Duration::from_secs(3600));
+    config.idle_time = Some(Duration::from_mins(10));
+    config.lifetime = Some(Duration::from_hours(1));
     TtlPool::new(&config, T::make)
 });
 

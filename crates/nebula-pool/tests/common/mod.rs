@@ -1,5 +1,7 @@
 //! What the test files share.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
+
+pub(crate) mod faces;
 
 use std::{
     future::Future,
@@ -26,14 +28,15 @@ pub(crate) struct Panics {
     pub(crate) reset: PanicOn,
     pub(crate) is_valid: PanicOn,
     pub(crate) heap_size: PanicOn,
+    pub(crate) value: PanicOn,
     pub(crate) drop: PanicOn,
     pub(crate) factory: PanicOn,
 }
 
 impl Default for Panics {
     fn default() -> Self {
-        let [reset, is_valid, heap_size, drop, factory] = [(); 5].map(|()| PanicOn::never());
-        Self { reset, is_valid, heap_size, drop, factory }
+        let [reset, is_valid, heap_size, value, drop, factory] = [(); 6].map(|()| PanicOn::never());
+        Self { reset, is_valid, heap_size, value, drop, factory }
     }
 }
 
@@ -47,6 +50,12 @@ pub(crate) struct Object {
     pub(crate) valid: bool,
     /// Set by its users, cleared by `reset`.
     pub(crate) dirty: bool,
+    /// What `value` answers.
+    pub(crate) value: u64,
+    /// The least that it can shrink to.
+    pub(crate) least: usize,
+    /// How many objects the pool has said goodbye to.
+    pub(crate) goodbyes: Arc<AtomicUsize>,
     pub(crate) panics: Panics,
 }
 
@@ -64,6 +73,19 @@ impl Poolable for Object {
     fn heap_size(&self) -> usize {
         self.panics.heap_size.tick();
         self.bytes
+    }
+
+    fn value(&self) -> u64 {
+        self.panics.value.tick();
+        self.value
+    }
+
+    fn shrink_to(&mut self, largest: usize) {
+        self.bytes = self.bytes.min(largest.max(self.least));
+    }
+
+    fn destroy(self) {
+        self.goodbyes.fetch_add(1, SeqCst);
     }
 }
 
@@ -84,6 +106,8 @@ pub(crate) struct Factory {
     pub(crate) bytes: Arc<AtomicUsize>,
     /// Calls that fail from now on.
     pub(crate) failures: Arc<AtomicUsize>,
+    /// How many objects the pool has said goodbye to.
+    pub(crate) goodbyes: Arc<AtomicUsize>,
     next: Arc<AtomicU64>,
 }
 
@@ -102,6 +126,9 @@ impl Factory {
             bytes: self.bytes.load(SeqCst),
             valid: true,
             dirty: false,
+            value: 0,
+            least: usize::MAX,
+            goodbyes: Arc::clone(&self.goodbyes),
             panics: self.panics.clone(),
         })
     }

@@ -1,0 +1,164 @@
+//! What is watched only if it is wanted: the peak of lent objects, and who holds which since when.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    panic::Location,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use nebula_memory_core::sync::Mutex;
+
+use crate::{PoolConfig, PoolStats};
+
+/// Where in the code an object was taken.
+pub(crate) type Site = &'static Location<'static>;
+
+/// Who holds an object, as [`track_holders`](PoolConfig::track_holders) notes it.
+///
+/// ```
+/// use nebula_pool::{PoolConfig, ThreadSafePool};
+///
+/// let config = PoolConfig::builder().track_holders(true).build()?;
+/// let pool = ThreadSafePool::new(&config, String::new)?;
+/// let held = pool.try_get()?;
+/// let holders = pool.holders();
+/// assert_eq!((holders.len(), holders[0].location.line()), (1, line!() - 2));
+/// println!("{}", holders[0]); // lent at src/main.rs:6 by thread `main`, 1.2µs ago
+/// # drop(held);
+/// # Ok::<(), nebula_memory_core::MemoryError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Where in the code it was taken.
+    pub location: &'static Location<'static>,
+    /// For how long it has been held.
+    pub held_for: Duration,
+    /// The thread that took it, if it has a name.
+    pub thread: Option<String>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lent at {}:{}", self.location.file(), self.location.line())?;
+        if let Some(thread) = &self.thread {
+            write!(f, " by thread `{thread}`")?;
+        }
+        write!(f, ", {:?} ago", self.held_for)
+    }
+}
+
+/// One lent object.
+struct Held {
+    site: Site,
+    since: Instant,
+    thread: Thread,
+}
+
+struct Holders {
+    /// By the address of the slot. It has room for twice the pool's capacity, so that nothing is
+    /// allocated under the lock.
+    held: Mutex<HashMap<usize, Held>>,
+    longest_nanos: AtomicU64,
+}
+
+#[derive(Default)]
+struct Lent {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+/// What a pool watches, if anything.
+pub(crate) struct Watch {
+    lent: Option<Lent>,
+    holders: Option<Holders>,
+}
+
+impl Watch {
+    pub(crate) fn new(config: &PoolConfig) -> Option<Box<Self>> {
+        let holders = || Holders {
+            held: Mutex::new(HashMap::with_capacity(config.capacity.saturating_mul(2))),
+            longest_nanos: AtomicU64::new(0),
+        };
+        let watch = Self {
+            lent: config.track_peak.then(Lent::default),
+            holders: config.track_holders.then(holders),
+        };
+        (config.track_peak || config.track_holders).then(|| Box::new(watch))
+    }
+
+    /// The object in the slot at `slot` has been lent.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn lend(&self, slot: usize, site: Site) {
+        if let Some(lent) = &self.lent {
+            let now = lent.now.fetch_add(1, Relaxed) + 1;
+            if now > lent.peak.load(Relaxed) {
+                lent.peak.fetch_max(now, Relaxed);
+            }
+        }
+        if let Some(holders) = &self.holders {
+            let held = Held { site, since: Instant::now(), thread: thread::current() };
+            let older = holders.held.lock().insert(slot, held);
+            drop(older);
+        }
+    }
+
+    /// The object in the slot at `slot` has come back.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn come_back(&self, slot: usize) {
+        if let Some(lent) = &self.lent {
+            lent.now.fetch_sub(1, Relaxed);
+        }
+        if let Some(holders) = &self.holders {
+            let held = holders.held.lock().remove(&slot);
+            if let Some(held) = held {
+                let nanos = u64::try_from(held.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                holders.longest_nanos.fetch_max(nanos, Relaxed);
+            }
+        }
+    }
+
+    /// Who holds what, those who have held theirs for longest first.
+    pub(crate) fn holders(&self) -> Vec<Holder> {
+        let Some(holders) = &self.holders else { return Vec::new() };
+        let mut list = Vec::new();
+        loop {
+            let held = holders.held.lock();
+            if list.capacity() >= held.len() {
+                list.extend(held.values().map(|held| (held.site, held.since, held.thread.clone())));
+                break;
+            }
+            let needed = held.len();
+            drop(held);
+            list = Vec::with_capacity(needed);
+        }
+        list.sort_by_key(|(_, since, _)| *since);
+        let holder = |(location, since, thread): (Site, Instant, Thread)| Holder {
+            location,
+            held_for: since.elapsed(),
+            thread: thread.name().map(str::to_owned),
+        };
+        list.into_iter().map(holder).collect()
+    }
+
+    /// Adds what is watched.
+    pub(crate) fn complete(&self, stats: &mut PoolStats) {
+        stats.peak_lent = self.lent.as_ref().map(|lent| lent.peak.load(Relaxed));
+        let longest = |h: &Holders| Duration::from_nanos(h.longest_nanos.load(Relaxed));
+        stats.longest_hold = self.holders.as_ref().map(longest);
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("peak", &self.lent.is_some())
+            .field("holders", &self.holders.is_some())
+            .finish()
+    }
+}
