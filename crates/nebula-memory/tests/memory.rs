@@ -93,7 +93,9 @@ fn spare_chunks_are_given_back_before_idle_objects() {
     let pool = tenant.pool("buffers", || Ok(Vec::<u8>::with_capacity(10 * MIB))).unwrap();
     drop(pool.try_get().unwrap());
     let stream = tenant.stream("lines", 2).unwrap();
-    drop(stream.try_batch().unwrap().alloc_slice_fill(2 * MIB, 1_u8));
+    let batch = stream.try_batch().unwrap();
+    batch.alloc_slice_fill(2 * MIB, 1_u8);
+    drop(batch);
     let store = tenant.chunk_store("chunks", ByteSize::mib(64));
     nebula_memory::arena::Arena::new_in(&store).alloc_slice_fill(2 * MIB, 1_u8);
     let kept = stream.stats().idle_bytes + store.stats().bytes;

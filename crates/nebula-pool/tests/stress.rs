@@ -258,8 +258,9 @@ fn newcomers_do_not_starve_who_waits() {
     });
 }
 
-/// Returns have no fence of their own: who begins to wait runs it for them. Without that, a return and
-/// a wait that begin at the same time miss each other now and then, and this hangs.
+/// Two threads pass one object to and fro, and come at all moments of each other's returns. A wake-up
+/// that is lost hangs this. (That the fences are where they have to be is for the model checker to
+/// say: without them, a processor would rarely be so kind as to show it.)
 #[test]
 fn no_wake_up_is_lost_although_returns_are_plain_stores() {
     watchdog(LIMIT, || {
