@@ -3,15 +3,21 @@
 //! A [`Bump`] has no allocator of its own. Whoever owns one passes the same allocator to every
 //! call, and calls [`Bump::release`] before it goes.
 
-use std::{alloc::Layout, cell::Cell, marker::PhantomData, num::NonZero, ptr::NonNull};
+mod figures;
+mod keeping;
+mod places;
+
+use std::{alloc::Layout, cell::Cell, marker::PhantomData, ptr::NonNull};
 
 use nebula_memory_core::{Align, Allocator, MemoryError, layout::is_aligned};
 
 use crate::{
-    ArenaConfig, Direction, Keep, asan,
+    ArenaConfig, Direction, asan,
     bumping::{Request, end_up, next_chunk, next_smaller, smallest_chunk, step},
     chunk::{CHUNK_ALIGN, Chunk, HEADER},
 };
+
+pub(crate) use places::{Address, Mark};
 
 /// A cursor, and chunks.
 ///
@@ -40,24 +46,6 @@ pub(crate) struct Bump<D: Direction, const MIN_ALIGN: usize> {
     /// The most bytes in use that were seen.
     high_water: Cell<usize>,
     direction: PhantomData<D>,
-}
-
-/// A place in a [`Bump`] to come back to.
-#[derive(Clone, Copy)]
-pub(crate) struct Mark {
-    /// `None`: the start, whichever chunk is the first then.
-    current: Option<Chunk>,
-    cursor: *mut u8,
-    asides: Option<Chunk>,
-}
-
-/// What a [`Mark`] says, as numbers: nothing can be reached by it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Address {
-    current: Option<NonZero<usize>>,
-    /// Bytes in use in the current chunk.
-    used: usize,
-    aside: Option<NonZero<usize>>,
 }
 
 /// Where the cursor points while there is no chunk: nowhere, aligned as a chunk's ends are. The
@@ -213,37 +201,6 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
         }
     }
 
-    /// The first spare chunk of at least `smallest` bytes, taken out of the list.
-    fn take_spare(&self, smallest: usize) -> Option<Chunk> {
-        let mut next = self.first_spare();
-        while let Some(chunk) = next {
-            if chunk.size() >= smallest {
-                self.unlink(chunk);
-                return Some(chunk);
-            }
-            next = chunk.header().next.get();
-        }
-        None
-    }
-
-    /// Takes in a chunk that is in no list, as a spare one. It came from the allocator of this
-    /// bump's chunks.
-    pub(crate) fn adopt(&self, chunk: Chunk) {
-        self.bytes.set(self.bytes.get() + chunk.size());
-        self.count.set(self.count.get() + 1);
-        self.link(chunk, self.last.get());
-    }
-
-    /// Lets a spare chunk go, which is in no list then.
-    pub(crate) fn disown(&self) -> Option<Chunk> {
-        self.let_go_of_what_is_empty();
-        let chunk = self.first_spare()?;
-        self.unlink(chunk);
-        self.bytes.set(self.bytes.get() - chunk.size());
-        self.count.set(self.count.get() - 1);
-        Some(chunk)
-    }
-
     /// The first and the last chunk in use of the list.
     pub(crate) fn ends(&self) -> Option<(Chunk, Chunk)> {
         self.first.get().zip(self.current.get())
@@ -304,32 +261,6 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
         self.limit.set(limit);
     }
 
-    /// Goes to the start of the first chunk, if there is one: nothing is in use then. The last one
-    /// of the series, most often the largest, comes first from now on.
-    fn start_over(&self) {
-        if let (Some(first), Some(last)) = (self.first.get(), self.last.get()) {
-            // One that was made for a large block stays for such.
-            if first.size() < last.size() && last.size() <= self.next_size.get() {
-                self.unlink(last);
-                self.link(last, None);
-            }
-        }
-        let first = self.first.get();
-        if let Some(first) = first {
-            first.header().used_before.set(0);
-            first.header().size_before.set(0);
-        }
-        self.set_current(first);
-    }
-
-    /// Makes the current chunk a spare one if nothing is in use. (No mark leads there: those of an
-    /// empty bump name no chunk.)
-    fn let_go_of_what_is_empty(&self) {
-        if self.current.get().is_some() && self.is_empty() {
-            self.set_current(None);
-        }
-    }
-
     /// Whether nothing is in use, and the cursor where it starts.
     #[inline]
     fn is_empty(&self) -> bool {
@@ -342,12 +273,6 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
     /// Where the cursor starts in `chunk`, and how far it may move.
     fn edges(chunk: Chunk) -> (*mut u8, *mut u8) {
         if D::UPWARDS { (chunk.start(), chunk.end()) } else { (chunk.end(), chunk.start()) }
-    }
-
-    /// The cursor in `chunk` when `used` bytes of it are in use.
-    fn cursor_at(chunk: Chunk, used: usize) -> *mut u8 {
-        let (edge, _) = Self::edges(chunk);
-        if D::UPWARDS { edge.wrapping_add(used) } else { edge.wrapping_sub(used) }
     }
 
     /// A block of `layout` in `chunk`, which is large enough for it, and in no list.
@@ -473,291 +398,6 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
         asan::allow(moved, new.size());
         // SAFETY: it lies in the chunk.
         Some(unsafe { NonNull::new_unchecked(moved) })
-    }
-
-    /// Bytes taken from the allocator.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes.get()
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.count.get()
-    }
-
-    /// Bytes that blocks and the padding between them take.
-    pub(crate) fn used(&self) -> usize {
-        self.used_in_list() + self.used_aside()
-    }
-
-    fn used_in_list(&self) -> usize {
-        let before = self.current.get().map_or(0, |current| current.header().used_before.get());
-        before + self.used_in_current()
-    }
-
-    fn used_aside(&self) -> usize {
-        self.asides.get().map_or(0, |latest| {
-            let header = latest.header();
-            header.used_before.get() + header.used.get()
-        })
-    }
-
-    /// Bytes between the edge of the current chunk and the cursor.
-    #[inline]
-    pub(crate) fn used_in_current(&self) -> usize {
-        let Some(current) = self.current.get() else { return 0 };
-        let (edge, cursor) = (Self::edges(current).0.addr(), self.cursor.get().addr());
-        if D::UPWARDS { cursor - edge } else { edge - cursor }
-    }
-
-    /// Bytes left in the current chunk.
-    pub(crate) fn room(&self) -> usize {
-        self.limit.get().addr().abs_diff(self.cursor.get().addr())
-    }
-
-    fn note_high_water(&self) -> usize {
-        let high = self.high_water.get().max(self.used());
-        self.high_water.set(high);
-        high
-    }
-
-    /// The most bytes in use that were seen: now, or when a chunk was left or blocks were given
-    /// back together.
-    pub(crate) fn high_water(&self) -> usize {
-        self.note_high_water()
-    }
-
-    /// The bytes in use in every chunk that has been used since the last reset, in that order; the
-    /// ones aside come last, the latest of them first.
-    pub(crate) fn chunks(&self) -> impl Iterator<Item = (Chunk, usize)> + '_ {
-        let current = self.current.get();
-        let first = if current.is_some() { self.first.get() } else { None };
-        let list = std::iter::successors(first, move |&chunk| {
-            if Some(chunk) == current { None } else { chunk.header().next.get() }
-        });
-        let used = move |chunk: Chunk| {
-            if Some(chunk) == current { self.used_in_current() } else { chunk.header().used.get() }
-        };
-        let asides = std::iter::successors(self.asides.get(), |chunk| chunk.header().prev.get());
-        list.map(move |chunk| (chunk, used(chunk)))
-            .chain(asides.map(|chunk| (chunk, chunk.header().used.get())))
-    }
-
-    /// Bytes in chunks that are not in use.
-    pub(crate) fn spare_bytes(&self) -> usize {
-        self.bytes.get() - self.size_in_list() - self.asides.get().map_or(0, Self::size_up_to)
-    }
-
-    /// Bytes of the chunks in the list up to the current one.
-    fn size_in_list(&self) -> usize {
-        self.current.get().map_or(0, Self::size_up_to)
-    }
-
-    fn size_up_to(chunk: Chunk) -> usize {
-        chunk.header().size_before.get() + chunk.size()
-    }
-
-    /// Bytes that could be given back at once: the spare chunks, and the current one if nothing is
-    /// in use.
-    pub(crate) fn reclaimable_bytes(&self) -> usize {
-        if self.is_empty() { self.bytes.get() } else { self.spare_bytes() }
-    }
-
-    /// The present place.
-    #[inline]
-    pub(crate) fn mark(&self) -> Mark {
-        let (current, asides) = (self.current.get(), self.asides.get());
-        // An empty bump's first chunk may be given back before the mark is used.
-        let current = current.filter(|_| !self.is_empty());
-        Mark { current, cursor: self.cursor.get(), asides }
-    }
-
-    /// The present place, in numbers.
-    pub(crate) fn address(&self) -> Address {
-        let mark = self.mark();
-        Address {
-            current: mark.current.map(Chunk::addr),
-            used: if mark.current.is_some() { self.used_in_current() } else { 0 },
-            aside: mark.asides.map(Chunk::addr),
-        }
-    }
-
-    /// The place at `address`, if it is at or before the present one. O(n) in the number of chunks
-    /// that were used since.
-    pub(crate) fn find(&self, address: Address) -> Option<Mark> {
-        let older = |latest: Option<Chunk>, address: NonZero<usize>| {
-            std::iter::successors(latest, |chunk| chunk.header().prev.get())
-                .find(|chunk| chunk.addr() == address)
-        };
-        let asides = match address.aside {
-            Some(address) => Some(older(self.asides.get(), address)?),
-            None => None,
-        };
-        let Some(current) = address.current else {
-            return Some(Mark { current: None, cursor: NOWHERE, asides });
-        };
-        let current = older(self.current.get(), current)?;
-        let used = if self.current.get() == Some(current) {
-            self.used_in_current()
-        } else {
-            current.header().used.get()
-        };
-        // The chunk may be another one than the place was taken in: whatever its address was then,
-        // the cursor stays in it, and as aligned as it has to be.
-        let fits = address.used <= used && address.used % MIN_ALIGN == 0;
-        let cursor = Self::cursor_at(current, address.used);
-        fits.then_some(Mark { current: Some(current), cursor, asides })
-    }
-
-    /// Goes back to `mark`. Chunks that were entered since become spare; those aside go back to the
-    /// allocator.
-    ///
-    /// # Safety
-    /// `mark` is a place of this bump at or before the present one, no block
-    /// that was made since is used any more, and the allocator is the one of this bump's chunks.
-    #[inline]
-    pub(crate) unsafe fn rewind(&self, allocator: &impl Allocator, mark: Mark) {
-        let current = self.current.get();
-        let cursor = match mark.current {
-            Some(_) if mark.current == current => mark.cursor,
-            None if current.is_some() && current == self.first.get() => Self::start_of(current),
-            // SAFETY: the caller's promises are the callee's.
-            _ => return unsafe { self.rewind_far(allocator, mark) },
-        };
-        if self.asides.get() != mark.asides || cfg!(nebula_asan) {
-            // SAFETY: as above.
-            return unsafe { self.rewind_far(allocator, mark) };
-        }
-        self.note_high_water();
-        self.cursor.set(cursor);
-    }
-
-    /// Where the cursor starts.
-    #[inline]
-    fn start_of(chunk: Option<Chunk>) -> *mut u8 {
-        chunk.map_or(NOWHERE, |chunk| Self::edges(chunk).0)
-    }
-
-    /// As [`rewind`](Self::rewind), across chunks.
-    ///
-    /// # Safety
-    /// The same.
-    #[cold]
-    #[inline(never)]
-    unsafe fn rewind_far(&self, allocator: &impl Allocator, mark: Mark) {
-        self.note_high_water();
-        if cfg!(nebula_asan) {
-            self.forbid_from(mark);
-        }
-        match mark.current {
-            Some(_) => {
-                self.set_current(mark.current);
-                self.cursor.set(mark.cursor);
-            }
-            None => self.start_over(),
-        }
-        while self.asides.get() != mark.asides {
-            let Some(chunk) = self.asides.get() else { break };
-            self.asides.set(chunk.header().prev.get());
-            // SAFETY: the chunk has left the stack; its block is not used, as the caller promises.
-            unsafe { self.give_back(allocator, chunk) };
-        }
-    }
-
-    /// Forbids access to all that was made since `mark`.
-    fn forbid_from(&self, mark: Mark) {
-        let mut chunk = self.current.get();
-        while let Some(newer) = chunk.filter(|&newer| Some(newer) != mark.current) {
-            newer.forbid();
-            chunk = newer.header().prev.get();
-        }
-        if let Some(chunk) = mark.current {
-            let (from, to) =
-                if D::UPWARDS { (mark.cursor, chunk.end()) } else { (chunk.start(), mark.cursor) };
-            asan::forbid(from, to.addr() - from.addr());
-        }
-    }
-
-    /// Gives a chunk back that is in no list.
-    ///
-    /// # Safety
-    /// The chunk came from this allocator, and nobody uses it or what lay in it.
-    unsafe fn give_back(&self, allocator: &impl Allocator, chunk: Chunk) {
-        self.bytes.set(self.bytes.get() - chunk.size());
-        self.count.set(self.count.get() - 1);
-        // SAFETY: the caller's promises are the callee's; the chunk is in no list.
-        unsafe { chunk.give_back(allocator) };
-    }
-
-    /// Gives spare chunks back until no more than `bytes` are held, or none is left that could go.
-    ///
-    /// # Safety
-    /// The allocator is the one of this bump's chunks.
-    pub(crate) unsafe fn shrink_to(&self, allocator: &impl Allocator, bytes: usize) {
-        while self.bytes.get() > bytes {
-            self.let_go_of_what_is_empty();
-            // The largest is at one of the ends, most often.
-            let Some((first, last)) = self.first_spare().zip(self.last.get()) else { break };
-            let chunk = if first.size() > last.size() { first } else { last };
-            self.unlink(chunk);
-            // SAFETY: a spare chunk holds nothing that is used.
-            unsafe { self.give_back(allocator, chunk) };
-        }
-        if self.current.get().is_none() {
-            self.start_over();
-        }
-    }
-
-    /// Frees all blocks at once; `keep` says which chunks stay.
-    ///
-    /// # Safety
-    /// No block is used any more, and the allocator is the one of this bump's chunks.
-    pub(crate) unsafe fn reset(&mut self, allocator: &impl Allocator, keep: Keep) {
-        self.note_high_water();
-        let last = self.current.get().or(self.asides.get());
-        self.all_are_spare();
-        if let (Keep::Last, Some(last)) = (keep, last) {
-            // The first, and the current one: all others are spare.
-            self.unlink(last);
-            self.link(last, None);
-            self.set_current(Some(last));
-            while let Some(chunk) = self.first_spare() {
-                self.unlink(chunk);
-                // SAFETY: nothing is used, as the caller promises; the chunk is in no list.
-                unsafe { self.give_back(allocator, chunk) };
-            }
-        }
-        if keep == Keep::Nothing {
-            self.next_size.set(0);
-            // SAFETY: as above.
-            unsafe { self.shrink_to(allocator, 0) };
-        }
-        self.start_over();
-    }
-
-    /// Makes all chunks spare, those aside behind the others.
-    fn all_are_spare(&mut self) {
-        self.set_current(None);
-        if cfg!(nebula_asan) {
-            let mut next = self.first.get();
-            while let Some(chunk) = next {
-                chunk.forbid();
-                next = chunk.header().next.get();
-            }
-        }
-        while let Some(chunk) = self.asides.get() {
-            self.asides.set(chunk.header().prev.get());
-            chunk.forbid();
-            self.link(chunk, self.last.get());
-        }
-    }
-
-    /// Gives all chunks back.
-    ///
-    /// # Safety
-    /// As [`reset`](Self::reset).
-    pub(crate) unsafe fn release(&mut self, allocator: &impl Allocator) {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { self.reset(allocator, Keep::Nothing) };
     }
 }
 

@@ -39,8 +39,8 @@ impl<U: MemoryUsage + ?Sized> MemoryUsage for &U {
 ///
 /// `&mut self` proves that nobody borrows from it any more.
 pub trait Resettable {
-    /// Takes everything back. What was allocated is gone without being dropped; memory may be kept
-    /// for the next use.
+    /// Takes everything back. What was allocated is gone, without being dropped unless the type says
+    /// otherwise; memory may be kept for the next use.
     fn reset(&mut self);
 }
 

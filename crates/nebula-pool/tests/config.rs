@@ -47,6 +47,7 @@ fn construction_validates() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "miri takes a system without memory for its own end")]
 fn a_table_that_cannot_be_is_refused() {
     let huge = usize::try_from(1_u64 << 50).unwrap_or(usize::MAX);
     for capacity in [usize::MAX, isize::MAX as usize / 64, huge] {

@@ -24,7 +24,7 @@ use nebula_memory_core::{
 
 use self::{
     list::MOST,
-    part::{Address, Grace, Part, Place},
+    part::{Address, Grace, Part, Parts, Place},
 };
 use crate::{
     Holder, OwnedGuard, PoolConfig, PoolGuard, PoolStats, Poolable,
@@ -78,7 +78,7 @@ pub struct LockFreePool<T: Poolable, A: Account = Unlimited> {
     keeping: Keeping,
     grace: Grace,
     // In the order in which they are dropped: what is charged is freed before it is credited.
-    parts: Box<[Part<T>]>,
+    parts: Parts<T>,
     workshop: Workshop<A, SharedFactory<T>>,
 }
 
@@ -161,7 +161,7 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
             capacity,
             keeping: Keeping::new(config),
             grace: (0..count).map(|_| AtomicBool::new(false)).collect(),
-            parts: parts.into_boxed_slice(),
+            parts: Parts::new(parts),
             workshop: Workshop::new(config, books, factory),
         };
         pool.allocate(&pool.parts[0])?;

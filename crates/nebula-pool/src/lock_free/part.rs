@@ -17,6 +17,7 @@
 
 use std::{
     fmt, iter,
+    ops::{Deref, DerefMut},
     ptr::NonNull,
     slice,
     sync::{
@@ -399,5 +400,44 @@ impl<T> Drop for Part<T> {
         // The same, if somebody was about to retire it (and was forgotten on the way).
         let other = iter::once(retired).filter(|retired| *retired != slots);
         other.chain([slots]).for_each(|first| drop(self.take_segment(first)));
+    }
+}
+
+/// All parts of a pool. They don't move, and slots point to them: which a box would not allow while it
+/// is moved.
+pub(super) struct Parts<T>(NonNull<[Part<T>]>);
+
+// SAFETY: it owns the parts, as a box does.
+unsafe impl<T: Send> Send for Parts<T> {}
+// SAFETY: as above; shared parts are `Sync`.
+unsafe impl<T: Send> Sync for Parts<T> {}
+
+impl<T> Parts<T> {
+    pub(super) fn new(parts: Vec<Part<T>>) -> Self {
+        Self(NonNull::from(Box::leak(parts.into_boxed_slice())))
+    }
+}
+
+impl<T> Deref for Parts<T> {
+    type Target = [Part<T>];
+
+    #[inline]
+    fn deref(&self) -> &[Part<T>] {
+        // SAFETY: the parts are ours, and only shared while we are.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> DerefMut for Parts<T> {
+    fn deref_mut(&mut self) -> &mut [Part<T>] {
+        // SAFETY: the parts are ours, and we are borrowed exclusively.
+        unsafe { self.0.as_mut() }
+    }
+}
+
+impl<T> Drop for Parts<T> {
+    fn drop(&mut self) {
+        // SAFETY: it was made of a box by `new`, and nobody borrows it any more.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }

@@ -72,7 +72,7 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
             };
             let Some(value) = value else { break };
             floor = Some(value);
-            for part in &self.parts {
+            for part in self.parts.iter() {
                 self.sweep(part, &mut quota, cause, |slot| slot.value() == value && wanted(slot));
             }
         }
@@ -115,7 +115,7 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
 
     /// Frees the storage of parts without objects, and what has been retired before; the bytes.
     fn shrink(&self) -> usize {
-        for part in &self.parts {
+        for part in self.parts.iter() {
             part.retire(&self.grace);
         }
         self.free()
@@ -128,7 +128,7 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
             crossbeam_epoch::pin().flush();
         }
         let mut freed = 0;
-        for part in &self.parts {
+        for part in self.parts.iter() {
             let bytes = part.free(&self.grace);
             if bytes > 0 {
                 self.workshop.books.contract(bytes);
