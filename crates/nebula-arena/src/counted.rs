@@ -70,11 +70,19 @@ unsafe impl<A: Allocator> Api2 for Counted<A> {
 // arena does neither with its chunks.)
 unsafe impl<A: Allocator> Allocator for Counted<A> {
     fn try_allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, MemoryError> {
-        self.reserve(layout)?;
-        let result = self.allocator.try_allocate(layout);
-        if result.is_err() {
-            self.bytes.fetch_sub(layout.size(), Relaxed);
+        /// Gives the room back unless it was filled: the allocator may refuse, or panic.
+        struct Reserved<'a>(&'a AtomicUsize, usize);
+
+        impl Drop for Reserved<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(self.1, Relaxed);
+            }
         }
-        result
+
+        self.reserve(layout)?;
+        let reserved = Reserved(&self.bytes, layout.size());
+        let block = self.allocator.try_allocate(layout)?;
+        std::mem::forget(reserved);
+        Ok(block)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, marker::PhantomData, mem::ManuallyDrop, ptr::NonNull};
 
-use nebula_memory_core::{Allocator, Global, MemoryError, MemoryUsage, Refused};
+use nebula_memory_core::{Allocator, Global, MemoryError, Refused};
 
 use crate::{
     Arena, ArenaUsage, CovariantFamily, Family,
@@ -51,6 +51,27 @@ use crate::{
 /// memory comes from its allocator.
 ///
 /// # What does not compile
+/// What lives as long as the allocator's type says may be in the root, and that type keeps saying so:
+/// ```compile_fail
+/// # use std::marker::PhantomData;
+/// # use nebula_arena::{ArenaConfig, CrossThreadArena, Family};
+/// # use nebula_memory_core::{Account, Accounted, Global, MemoryError};
+/// struct Contra<'x>(PhantomData<fn(&'x ())>);
+/// # impl Account for Contra<'_> {
+/// #     fn try_charge(&self, _: usize) -> Result<(), MemoryError> { Ok(()) }
+/// #     fn credit(&self, _: usize) {}
+/// # }
+/// # struct Words;
+/// # impl Family for Words { type Of<'a> = &'a str; }
+/// type Charged<'x> = Accounted<Global, Contra<'x>>;
+/// fn make(text: &str) -> CrossThreadArena<Words, Charged<'static>> {
+///     fn build<'x>(text: &'x str) -> CrossThreadArena<Words, Charged<'x>> {
+///         let allocator = Accounted::new(Global, Contra(PhantomData));
+///         CrossThreadArena::build_in(ArenaConfig::default(), allocator, |_| text).unwrap()
+///     }
+///     build(text)
+/// }
+/// ```
 /// The root does not leave:
 /// ```compile_fail
 /// # use nebula_arena::{CrossThreadArena, Family};
@@ -118,7 +139,8 @@ where
 {
     /// Taken, and ours alone.
     seat: NonNull<Seat<F, O>>,
-    owns: PhantomData<(O, A)>,
+    /// Invariant: `build` may put into the root whatever lives as long as `A` says.
+    owns: PhantomData<*mut (O, A)>,
 }
 
 // SAFETY: what moves to the other thread is the root and the arena's owner, which own all that the
@@ -330,14 +352,15 @@ where
     /// Makes the value one that is read by many: cloned cheaply, read without locks.
     ///
     /// O(1), without an allocation.
-    pub fn freeze(self) -> FrozenArena<F, A, O> {
+    pub fn freeze(mut self) -> FrozenArena<F, A, O> {
+        let allocated = self.allocated_bytes();
         // SAFETY: the seat is taken, and its one handle is passed on.
-        unsafe { FrozenArena::on(self.into_seat()) }
+        unsafe { FrozenArena::on(self.into_seat(), allocated) }
     }
 
     /// Bytes taken from the allocator for the arena: all of its chunks. Its box takes
     /// [`BOX_BYTES`](CrossThreadArena::BOX_BYTES) more.
-    pub fn allocated_bytes(&self) -> usize {
+    pub fn allocated_bytes(&mut self) -> usize {
         self.owner().arena().allocated_bytes()
     }
 
@@ -359,26 +382,6 @@ where
     }
 }
 
-impl<F, A, O> MemoryUsage for CrossThreadArena<F, A, O>
-where
-    F: Family,
-    A: Allocator,
-    O: ArenaOwner<A>,
-{
-    /// Bytes of all blocks in the arena, the root among them.
-    fn used(&self) -> usize {
-        self.owner().arena().used()
-    }
-
-    fn capacity(&self) -> Option<usize> {
-        self.owner().arena().capacity()
-    }
-
-    fn available(&self) -> Option<usize> {
-        self.owner().arena().available()
-    }
-}
-
 impl<F, A, O> fmt::Debug for CrossThreadArena<F, A, O>
 where
     F: Family,
@@ -386,8 +389,7 @@ where
     O: ArenaOwner<A>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CrossThreadArena")
-            .field("arena", self.owner().arena())
-            .finish_non_exhaustive()
+        // Not the arena's figures: another thread may look at them through the root.
+        f.debug_struct("CrossThreadArena").finish_non_exhaustive()
     }
 }

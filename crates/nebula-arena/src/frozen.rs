@@ -2,7 +2,7 @@
 
 use std::{fmt, marker::PhantomData, mem::ManuallyDrop, ptr::NonNull};
 
-use nebula_memory_core::{Allocator, Global, MemoryUsage};
+use nebula_memory_core::{Allocator, Global};
 
 use crate::{
     CovariantFamily, CrossThreadArena, Family,
@@ -63,7 +63,11 @@ where
 {
     /// Taken; ours and those of our clones.
     seat: NonNull<Seat<F, O>>,
-    owns: PhantomData<(O, A)>,
+    /// What the arena held when it was frozen. (It is not asked again: a root may use it, on a
+    /// thread of its own.)
+    allocated: usize,
+    /// Invariant: `build` may put into the root whatever lives as long as `A` says.
+    owns: PhantomData<*mut (O, A)>,
 }
 
 // SAFETY: the root is seen from several threads (`Sync`), and it and the owner are dropped, or come
@@ -97,8 +101,8 @@ where
     ///
     /// # Safety
     /// The seat is taken, and counts this handle.
-    pub(crate) unsafe fn on(seat: NonNull<Seat<F, O>>) -> Self {
-        Self { seat, owns: PhantomData }
+    pub(crate) unsafe fn on(seat: NonNull<Seat<F, O>>, allocated: usize) -> Self {
+        Self { seat, allocated, owns: PhantomData }
     }
 
     /// Looks at the root.
@@ -157,14 +161,9 @@ where
         self.seat == other.seat
     }
 
-    fn owner(&self) -> &O {
-        // SAFETY: the seat is taken as long as `self` lives.
-        unsafe { Seat::owner(self.seat) }
-    }
-
-    /// Bytes taken from the allocator for the arena: all of its chunks.
-    pub fn allocated_bytes(&self) -> usize {
-        self.owner().arena().allocated_bytes()
+    /// Bytes taken from the allocator for the arena, all of its chunks, when it was frozen.
+    pub const fn allocated_bytes(&self) -> usize {
+        self.allocated
     }
 }
 
@@ -181,7 +180,7 @@ where
     fn clone(&self) -> Self {
         // SAFETY: `self` is a handle.
         unsafe { Seat::share(self.seat) };
-        Self { seat: self.seat, owns: PhantomData }
+        Self { seat: self.seat, allocated: self.allocated, owns: PhantomData }
     }
 }
 
@@ -200,26 +199,6 @@ where
     }
 }
 
-impl<F, A, O> MemoryUsage for FrozenArena<F, A, O>
-where
-    F: Family,
-    A: Allocator,
-    O: ArenaOwner<A>,
-{
-    /// Bytes of all blocks in the arena, the root among them.
-    fn used(&self) -> usize {
-        self.owner().arena().used()
-    }
-
-    fn capacity(&self) -> Option<usize> {
-        self.owner().arena().capacity()
-    }
-
-    fn available(&self) -> Option<usize> {
-        self.owner().arena().available()
-    }
-}
-
 impl<F, A, O> fmt::Debug for FrozenArena<F, A, O>
 where
     F: Family,
@@ -227,6 +206,6 @@ where
     O: ArenaOwner<A>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FrozenArena").field("arena", self.owner().arena()).finish_non_exhaustive()
+        f.debug_struct("FrozenArena").field("allocated", &self.allocated).finish_non_exhaustive()
     }
 }

@@ -310,17 +310,26 @@ impl<A: Allocator> Pieces<A> {
     /// # Safety
     /// No block is used any more.
     pub(crate) unsafe fn reset(&mut self, keep: Keep) {
-        if keep != Keep::All {
-            self.trim(usize::MAX);
-        }
         // SAFETY: `&mut self` shows that nobody else is here.
         let high_water = unsafe { self.lines() }.map(Line::high_water).sum();
         self.high_water = self.high_water.max(high_water);
+        // First the blocks, of all pieces: the allocator's calls below may panic.
+        for piece in self.table_pieces() {
+            // SAFETY: as above; the reference ends in `clear`.
+            piece.0.with_mut(|line| unsafe { &mut *line }.clear(keep));
+        }
+        // SAFETY: as above.
+        for piece in unsafe { self.loans.all() } {
+            // SAFETY: as above.
+            unsafe { piece.change(|line| line.clear(keep)) };
+        }
+        if keep != Keep::All {
+            self.trim(usize::MAX);
+        }
         let (counted, spares) = (&self.counted, &self.spares);
         let reset = |line: &mut Line| {
-            // SAFETY: the caller promises that no block is used; the allocator is the one of all
-            // chunks.
-            unsafe { line.reset(counted, keep) };
+            // SAFETY: the allocator is the one of all chunks.
+            unsafe { line.settle(counted, keep) };
             while let Some(chunk) = line.disown() {
                 spares.push(chunk);
             }

@@ -6,6 +6,7 @@ use nebula_memory_core::{
     Allocator, MemoryError, PressureLevel, Reclaim, TrimRequest, WaitQueue,
     allocator_api2::vec::Vec,
     last_refusal,
+    panics::quietly,
     sync::{
         Arc, Mutex, UnsafeCell,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -187,7 +188,8 @@ impl<A: Allocator> Ring<A> {
     fn serve(self: &Arc<Self>) {
         while self.line.has_waiters() {
             let Ok(Some(batch)) = self.take() else { return };
-            if let Err(batch) = self.line.hand(batch) {
+            // A waker that panics has been served all the same; the others are still in line.
+            if let Some(Err(batch)) = quietly(|| self.line.hand(batch)) {
                 let (index, lent) = batch.forget();
                 self.put_back(index, lent);
             }
@@ -219,10 +221,11 @@ impl<A: Allocator> Ring<A> {
         if self.line.has_waiters() {
             // SAFETY: the buffer is the caller's until it is given up here.
             let batch = unsafe { Batch::lend(Arc::clone(self), index, self.arena(index), lent) };
-            match self.line.hand(batch) {
-                Ok(()) => return,
+            match quietly(|| self.line.hand(batch)) {
+                // A waker that panics has been served all the same.
+                Some(Ok(())) | None => return,
                 // Nobody waits any more.
-                Err(batch) => _ = batch.forget(),
+                Some(Err(batch)) => _ = batch.forget(),
             }
         }
         self.put_back(index, lent);
@@ -257,6 +260,7 @@ impl<A: Allocator> Ring<A> {
             let _books = self.books.lock();
             self.closed.store(true, Relaxed);
         }
+        quietly(|| self.line.close(WHAT));
         // Nobody takes idle buffers from now on: they can be emptied one after the other, without
         // the lock, and by their own allocators.
         for _ in 0..self.buffers.len() {
@@ -275,7 +279,6 @@ impl<A: Allocator> Ring<A> {
             drop(books);
             self.put_back(index, bytes);
         }
-        self.line.close(WHAT);
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nebula_memory_core::{
     Charge, WaitSlot,
-    panics::FirstPanic,
+    panics::quietly,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -102,10 +102,10 @@ impl Locked<'_> {
 impl After {
     fn run(self) {
         // A waker is the runtime's code; if one panics, the others are woken all the same, and what
-        // else there is to do is done.
-        let mut panics = FirstPanic::default();
+        // else there is to do is done. The panic does not get out: a credit, which may be made by
+        // an allocator in the middle of its work, must not unwind.
         for slot in self.served {
-            panics.run(|| slot.wake());
+            quietly(|| slot.wake());
         }
         for pending in self.events {
             pending.deliver();
@@ -113,7 +113,6 @@ impl After {
         for (node, missing) in self.pressed {
             node.relieve(missing);
         }
-        drop(self.gone);
-        panics.resume();
+        quietly(|| drop(self.gone));
     }
 }

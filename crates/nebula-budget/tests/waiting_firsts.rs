@@ -9,7 +9,6 @@ use std::{
 };
 
 use nebula_budget::{Account, BudgetConfig, Enforcement};
-use nebula_testing::catch;
 
 use self::polled::{Polled, code, config, root};
 
@@ -82,7 +81,8 @@ fn a_waker_that_panics_does_not_keep_others_asleep() {
     let waker = Waker::from(Arc::new(Panics));
     assert!(first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     let mut second = Polled::pending(root.reserve(50));
-    assert!(catch(|| root.credit(100)).is_err());
+    // Nor does it get out: an allocator may be in the middle of its work.
+    root.credit(100);
     assert_eq!(second.ended().unwrap().bytes(), 50);
     assert!(matches!(first.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Ready(Ok(_))));
 }

@@ -7,7 +7,8 @@ use allocator_api2::alloc::{AllocError, Allocator as Api2, Global};
 use crate::{Account, Allocator, MemoryError, Unlimited};
 
 /// The allocator `A`, with each block charged to `C` before it is allocated and credited after it
-/// is freed; what `C` refuses is not allocated.
+/// is freed; what `C` refuses is not allocated. If `C` panics in a credit, which
+/// [`Account`](crate::Account) forbids, the process is aborted.
 ///
 /// This is how a budget reaches an arena, a vector or a hash map: through the allocator parameter
 /// alone. A block is charged with exactly the size of its layout. Allocators of other crates come
@@ -57,6 +58,23 @@ impl<A: Allocator, C: Account> Accounted<A, C> {
         Ok(before)
     }
 
+    /// Credits `bytes` of a block that has been freed or shrunk.
+    #[inline]
+    fn credit(&self, bytes: usize) {
+        /// A caller that sees a panic takes it that nothing was done, and uses the block again.
+        struct MustNotUnwind;
+
+        impl Drop for MustNotUnwind {
+            fn drop(&mut self) {
+                std::process::abort();
+            }
+        }
+
+        let guard = MustNotUnwind;
+        self.account.credit(bytes);
+        std::mem::forget(guard);
+    }
+
     /// Charges `bytes`, then calls `allocate`; credits them if that fails.
     #[inline]
     fn charged(
@@ -90,7 +108,7 @@ unsafe impl<A: Allocator, C: Account> Api2 for Accounted<A, C> {
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller's promises are the callee's.
         unsafe { self.allocator.deallocate(ptr, layout) };
-        self.account.credit(layout.size());
+        self.credit(layout.size());
     }
 
     #[inline]
@@ -128,7 +146,7 @@ unsafe impl<A: Allocator, C: Account> Api2 for Accounted<A, C> {
     ) -> Result<NonNull<[u8]>, AllocError> {
         // SAFETY: the caller's promises are the callee's.
         let block = unsafe { self.allocator.shrink(ptr, old, new) }?;
-        self.account.credit(old.size() - new.size());
+        self.credit(old.size() - new.size());
         Ok(block)
     }
 }

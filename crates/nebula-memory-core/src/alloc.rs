@@ -39,6 +39,8 @@ use crate::{MemoryError, Refused, layout::array_layout};
 /// - A block of zero size holds nothing: `deallocate` with a layout of zero size does nothing, and
 ///   `grow` from one allocates, whatever the pointer. Containers leave such blocks behind, and
 ///   `allocator_api2`'s `Box` frees empty slices that were never allocated.
+/// - `deallocate`, `grow` and `shrink` do not unwind once they have touched the block: a caller that
+///   sees a panic would go on with one that is gone.
 pub unsafe trait Allocator: Api2 {
     /// Allocates a block of `layout`, exactly `layout.size()` bytes long.
     ///

@@ -37,6 +37,8 @@ pub struct WaitSlot<T> {
 struct Inner<T> {
     outcome: Option<Result<T, MemoryError>>,
     waker: Option<Waker>,
+    /// Whether a thread blocks here: waking one that does not would be a system call for nothing.
+    blocked: bool,
 }
 
 impl<T> Default for WaitSlot<T> {
@@ -49,7 +51,7 @@ impl<T> WaitSlot<T> {
     /// A place where nothing has been left yet.
     #[must_use]
     pub fn new() -> Self {
-        let inner = Inner { outcome: None, waker: None };
+        let inner = Inner { outcome: None, waker: None, blocked: false };
         Self { inner: Mutex::new(inner), served: Condvar::new() }
     }
 
@@ -64,8 +66,13 @@ impl<T> WaitSlot<T> {
 
     /// Wakes the waiter. Wakers are the runtime's code: no lock may be held.
     pub fn wake(&self) {
-        let waker = self.inner.lock().waker.take();
-        self.served.notify_one();
+        let (waker, blocked) = {
+            let mut inner = self.inner.lock();
+            (inner.waker.take(), inner.blocked)
+        };
+        if blocked {
+            self.served.notify_one();
+        }
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -83,6 +90,7 @@ impl<T> WaitSlot<T> {
             if let Some(outcome) = inner.outcome.take() {
                 return Some(outcome);
             }
+            inner.blocked = true;
             inner = match deadline {
                 None => self.served.wait(inner),
                 Some(deadline) => {

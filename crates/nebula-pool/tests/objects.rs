@@ -67,7 +67,7 @@ fn blocks_have_the_configured_size_and_are_charged() {
     let config = PoolConfig::builder().capacity(2).block_size(ByteSize::new(48)).build().unwrap();
     let account = CountingAccount::new();
     let factory = Block::factory(&config).unwrap();
-    let pool = LockFreePool::try_new_in(&config, account.clone(), factory).unwrap();
+    let pool = ThreadSafePool::try_new_in(&config, account.clone(), factory).unwrap();
     let own = account.balance();
     let (mut a, b) = (pool.try_get().unwrap(), pool.try_get().unwrap());
     assert!(a.iter().all(|byte| *byte == 0) && a.len() == 48);

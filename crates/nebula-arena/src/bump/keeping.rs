@@ -98,23 +98,37 @@ impl<D: Direction, const MIN_ALIGN: usize> Bump<D, MIN_ALIGN> {
     /// # Safety
     /// No block is used any more, and the allocator is the one of this bump's chunks.
     pub(crate) unsafe fn reset(&mut self, allocator: &impl Allocator, keep: Keep) {
+        self.clear(keep);
+        // SAFETY: the caller's promises are the callee's.
+        unsafe { self.settle(allocator, keep) };
+    }
+
+    /// Frees all blocks at once, and calls nobody: all chunks are spare, the one to keep first.
+    pub(crate) fn clear(&mut self, keep: Keep) {
         self.note_high_water();
         let last = self.current.get().or(self.asides.get());
         self.all_are_spare();
         if let (Keep::Last, Some(last)) = (keep, last) {
-            // The first, and the current one: all others are spare.
             self.unlink(last);
             self.link(last, None);
-            self.set_current(Some(last));
-            while let Some(chunk) = self.first_spare() {
+        }
+    }
+
+    /// Gives back, after [`clear`](Self::clear), the chunks that are not to be kept.
+    ///
+    /// # Safety
+    /// The allocator is the one of this bump's chunks.
+    pub(crate) unsafe fn settle(&mut self, allocator: &impl Allocator, keep: Keep) {
+        if let (Keep::Last, Some(first)) = (keep, self.first.get()) {
+            while let Some(chunk) = first.header().next.get() {
                 self.unlink(chunk);
-                // SAFETY: nothing is used, as the caller promises; the chunk is in no list.
+                // SAFETY: a spare chunk holds nothing that is used; it is in no list.
                 unsafe { self.give_back(allocator, chunk) };
             }
         }
         if keep == Keep::Nothing {
             self.next_size.set(0);
-            // SAFETY: as above.
+            // SAFETY: the caller's promise.
             unsafe { self.shrink_to(allocator, 0) };
         }
         self.start_over();
