@@ -4,7 +4,7 @@
 //! What crossbeam-epoch does is not modelled: it only says when retired storage may be freed.
 #![cfg(nebula_loom)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use loom::{cell::UnsafeCell, model::Builder, thread};
 use nebula_memory_core::{PressureLevel, Reclaim};
@@ -41,7 +41,12 @@ fn pool(capacity: usize, warm_up: usize, growth: Growth) -> Arc<Pool> {
     Arc::new(LockFreePool::new(&config.build().unwrap(), || Watched(UnsafeCell::new(0))).unwrap())
 }
 
+/// The epochs are the process's: what one test retires, another would free, and the checker would
+/// not see the same twice.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 fn model(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut builder = Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(body);
