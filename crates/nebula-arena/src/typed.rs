@@ -12,7 +12,7 @@ use nebula_memory_core::{
 };
 
 use crate::{
-    ArenaConfig, ArenaUsage, Keep, TypedIterMut, TypedView,
+    ArenaConfig, ArenaUsage, Keep, TypedIter, TypedIterMut, TypedView,
     making::refused,
     typed_store::{Store, collect, vec_of},
     typed_values::{RawSlices, count},
@@ -288,6 +288,19 @@ impl<T, A: Allocator> TypedArena<T, A> {
     /// If the arena is refused a chunk.
     pub fn try_reserve(&self, additional: usize) -> Result<(), MemoryError> {
         self.store.try_reserve::<T>(additional)
+    }
+
+    /// The values in order of allocation. (It takes `&mut self` because [`alloc`](Self::alloc)
+    /// lends values to be changed: this ends those borrows.)
+    ///
+    /// ```
+    /// let mut arena = nebula_arena::TypedArena::new();
+    /// arena.alloc(1);
+    /// arena.alloc(2);
+    /// assert!(arena.iter().eq(&[1, 2]));
+    /// ```
+    pub fn iter(&mut self) -> TypedIter<'_, T> {
+        self.view().iter()
     }
 
     /// All values in the order of their allocation, from either end.

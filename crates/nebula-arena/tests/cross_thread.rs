@@ -12,7 +12,7 @@ use nebula_arena::{
     MovableAccount,
 };
 use nebula_memory_core::{
-    Accounted, ByteSize, Global, MemoryError, MemoryUsage, allocator_api2::vec::Vec as Vec2,
+    Accounted, ByteSize, Global, MemoryError, allocator_api2::vec::Vec as Vec2,
 };
 use nebula_testing::{CountingAccount, CountingAllocator, DropCounter, DropProbe, watchdog};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
