@@ -105,8 +105,8 @@ macro_rules! allocator_by_reference {
 
             /// The latest block grows where it lies, if its chunk has room; others are copied.
             //
-            // Collections grow seldom. Inlined, this takes the registers of the loops that fill
-            // them: measured at 4 to 6 instructions a push.
+            // Collections grow seldom. Inlined, this takes the registers of the loops that fill more
+            // than one of them.
             #[inline(never)]
             unsafe fn grow(
                 &self,
