@@ -7,6 +7,8 @@ pub mod arena;
 pub mod budget;
 pub mod cache;
 pub mod core;
+#[cfg(feature = "mimalloc")]
+mod mi;
 pub mod monitor;
 pub mod pool;
 

@@ -10,7 +10,7 @@ use std::alloc::Layout;
 use nebula_memory_core::layout::{align_down, padding_for};
 
 /// Up to this size and alignment, a block's end is computed before it is compared with that of the
-/// region; that takes half as many instructions as what is right for all layouts.
+/// region; that takes fewer instructions than what is right for all layouts.
 pub(crate) const SMALL: usize = 1 << 10;
 
 /// The highest address at which a region may end, so that a [`SMALL`] block's end, its padding and

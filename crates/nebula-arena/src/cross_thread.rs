@@ -155,9 +155,9 @@ where
 {
 }
 
-// SAFETY: through `&self`, there are shared references to the root, and the figures of the arena,
-// which is read and not written: who could allocate in it holds `&mut self`, or a root that refers
-// to the arena and is not `Sync`.
+// SAFETY: through `&self`, there are shared references to the root, and nothing else: what asks the
+// arena takes `&mut self`, because a root may refer to the arena, be `Sync` by checking its thread,
+// and use the arena there.
 unsafe impl<F, A, O> Sync for CrossThreadArena<F, A, O>
 where
     F: Family,

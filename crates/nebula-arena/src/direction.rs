@@ -23,8 +23,7 @@ pub trait Direction: Sealed {}
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Up;
 
-/// From high addresses to low ones. Takes an instruction less per value where the alignment is not
-/// known at compile time; the latest block is moved to grow.
+/// From high addresses to low ones. The latest block is moved to grow.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Down;
 

@@ -40,6 +40,7 @@ mod thread_safe;
 mod thread_typed;
 mod typed;
 mod typed_into_iter;
+mod typed_methods;
 mod typed_store;
 mod typed_values;
 mod typed_view;

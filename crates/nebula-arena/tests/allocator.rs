@@ -7,14 +7,11 @@ use hashbrown::{DefaultHashBuilder, HashMap};
 use nebula_arena::{Arena, ArenaConfig, Direction, Down, Growth, Keep, Up};
 use nebula_memory_core::{
     Accounted, Allocator, ByteSize, Global, MemoryError, MemoryUsage, TypedAllocator,
-    allocator_api2::{
-        alloc::{AllocError, Allocator as Api2},
-        boxed::Box as ABox,
-        vec::Vec as AVec,
-    },
+    allocator_api2::{alloc::Allocator as Api2, boxed::Box as ABox, vec::Vec as AVec},
 };
 use nebula_testing::{
-    CountingAccount, CountingAllocator, DropCounter, FailingAllocator, RefusingAccount, Rng,
+    CountingAccount, CountingAllocator, DropCounter, FailingAllocator, OwnedAllocator,
+    RefusingAccount, Rng,
     conformance::{AllocatorOptions, Reuse, allocator_conformance_with},
 };
 use static_assertions::{assert_impl_all, assert_not_impl_any};
@@ -23,62 +20,6 @@ assert_impl_all!(Arena: Send, std::fmt::Debug, Default);
 assert_not_impl_any!(Arena: Sync);
 // An arena goes where its allocator may go, and no further.
 assert_not_impl_any!(Arena<&'static Arena>: Send);
-
-/// An arena that is its own allocator, for suites that want a value.
-struct Owned<A: Allocator, D: Direction = Up, const MIN_ALIGN: usize = 1>(
-    Box<Arena<A, D, MIN_ALIGN>>,
-);
-
-// SAFETY: forwards to `&Arena`, which the box keeps in place; it is not `Clone`.
-unsafe impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Api2 for Owned<A, D, MIN_ALIGN> {
-    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        (&*self.0).allocate(layout)
-    }
-
-    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { (&*self.0).deallocate(ptr, layout) }
-    }
-
-    unsafe fn grow(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { (&*self.0).grow(ptr, old, new) }
-    }
-
-    unsafe fn grow_zeroed(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { (&*self.0).grow_zeroed(ptr, old, new) }
-    }
-
-    unsafe fn shrink(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { (&*self.0).shrink(ptr, old, new) }
-    }
-}
-
-// SAFETY: forwards to `&Arena`.
-unsafe impl<A: Allocator, D: Direction, const MIN_ALIGN: usize> Allocator
-    for Owned<A, D, MIN_ALIGN>
-{
-    fn try_allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, MemoryError> {
-        (&*self.0).try_allocate(layout)
-    }
-}
 
 fn small(growth: Growth) -> ArenaConfig {
     ArenaConfig::builder().chunk_size(ByteSize::new(300)).growth(growth).build().unwrap()
@@ -91,11 +32,11 @@ fn is_a_proper_allocator<D: Direction, const MIN_ALIGN: usize>() {
         let base = CountingAllocator::new();
         let make = || {
             let arena = Arena::<_, D, MIN_ALIGN>::with_parameters(config.clone(), &base).unwrap();
-            Owned(Box::new(arena))
+            OwnedAllocator::new(arena)
         };
         allocator_conformance_with(options, make, |arena| {
-            assert_eq!(arena.0.allocated_bytes(), base.live_bytes());
-            assert!(arena.0.used() <= arena.0.allocated_bytes());
+            assert_eq!(arena.source().allocated_bytes(), base.live_bytes());
+            assert!(arena.source().used() <= arena.source().allocated_bytes());
         });
         base.assert_clean();
     }
@@ -117,9 +58,9 @@ fn an_arena_with_a_capacity_is_a_proper_allocator() {
     let config = ArenaConfig::builder().capacity(ByteSize::new(capacity)).build().unwrap();
     // Chunk ends are wasted: half of the capacity is there for certain.
     let options = AllocatorOptions::fixed(capacity / 4, Reuse::Never);
-    let make = || Owned(Box::new(Arena::with_config(config.clone()).unwrap()));
+    let make = || OwnedAllocator::new(Arena::with_config(config.clone()).unwrap());
     allocator_conformance_with(options, make, |arena| {
-        assert!(arena.0.allocated_bytes() <= capacity);
+        assert!(arena.source().allocated_bytes() <= capacity);
     });
 }
 

@@ -4,7 +4,6 @@ use std::{
     alloc::Layout,
     cell::Cell,
     mem::ManuallyDrop,
-    ptr::NonNull,
     sync::{Barrier, LazyLock},
     thread,
 };
@@ -12,15 +11,11 @@ use std::{
 use hashbrown::HashMap;
 use nebula_arena::{Arena, ArenaConfig, ArenaHandle, Growth, Keep, ThreadSafeArena};
 use nebula_memory_core::{
-    Accounted, Allocator, ByteSize, Global, MemoryError, MemoryUsage, PressureLevel, Reclaim,
-    Resettable,
-    allocator_api2::{
-        alloc::{AllocError, Allocator as Api2},
-        vec::Vec as AVec,
-    },
+    Accounted, ByteSize, Global, MemoryError, MemoryUsage, PressureLevel, Reclaim, Resettable,
+    allocator_api2::{alloc::Allocator as Api2, vec::Vec as AVec},
 };
 use nebula_testing::{
-    CountingAccount, CountingAllocator, FailingAllocator, catch,
+    CountingAccount, CountingAllocator, FailingAllocator, OwnedAllocator, catch,
     conformance::{
         AllocatorOptions, Reuse, allocator_conformance_with, shared_allocator_conformance,
     },
@@ -58,64 +53,6 @@ fn small() -> ArenaConfig {
     ArenaConfig::builder().chunk_size(ByteSize::new(256)).build().unwrap()
 }
 
-/// An arena, or a handle of one, that is its own allocator, for suites that want a value.
-struct Owned<S>(Box<S>);
-
-// SAFETY: forwards to a reference, whose referent the box keeps in place; it is not `Clone`.
-unsafe impl<S> Api2 for Owned<S>
-where
-    for<'a> &'a S: Api2,
-{
-    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        (&*self.0).allocate(layout)
-    }
-
-    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { (&*self.0).deallocate(ptr, layout) }
-    }
-
-    unsafe fn grow(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { (&*self.0).grow(ptr, old, new) }
-    }
-
-    unsafe fn grow_zeroed(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { (&*self.0).grow_zeroed(ptr, old, new) }
-    }
-
-    unsafe fn shrink(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { (&*self.0).shrink(ptr, old, new) }
-    }
-}
-
-// SAFETY: as above.
-unsafe impl<S> Allocator for Owned<S>
-where
-    for<'a> &'a S: Allocator,
-{
-    fn try_allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, MemoryError> {
-        (&*self.0).try_allocate(layout)
-    }
-}
-
 fn lifo() -> AllocatorOptions {
     AllocatorOptions { reuse: Reuse::LastInFirstOut, ..AllocatorOptions::default() }
 }
@@ -126,10 +63,10 @@ fn an_arena_is_a_proper_allocator_on_one_thread_and_on_many() {
         let base = CountingAllocator::new();
         let make = || {
             let arena = ThreadSafeArena::with_config_in(config.clone(), base.clone());
-            Owned(Box::new(arena.unwrap()))
+            OwnedAllocator::new(arena.unwrap())
         };
-        let settled = |arena: &Owned<ThreadSafeArena<CountingAllocator>>| {
-            assert_eq!(arena.0.allocated_bytes(), base.live_bytes());
+        let settled = |arena: &OwnedAllocator<ThreadSafeArena<CountingAllocator>>| {
+            assert_eq!(arena.source().allocated_bytes(), base.live_bytes());
         };
         allocator_conformance_with(lifo(), make, settled);
         let reuse_nothing = AllocatorOptions { reuse: Reuse::Never, ..lifo() };
@@ -141,7 +78,7 @@ fn an_arena_is_a_proper_allocator_on_one_thread_and_on_many() {
 #[test]
 fn a_handle_is_a_proper_allocator() {
     static ARENA: LazyLock<ThreadSafeArena> = LazyLock::new(ThreadSafeArena::new);
-    allocator_conformance_with(lifo(), || Owned(Box::new(ARENA.handle())), |_| ());
+    allocator_conformance_with(lifo(), || OwnedAllocator::new(ARENA.handle()), |_| ());
 }
 
 #[test]

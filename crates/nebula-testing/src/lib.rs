@@ -3,6 +3,7 @@
 mod account;
 mod alloc;
 pub mod conformance;
+mod owned;
 mod probe;
 mod rng;
 mod watchdog;
@@ -10,6 +11,7 @@ mod watchdog;
 pub use {
     account::{CountingAccount, RefusingAccount},
     alloc::{CountingAllocator, FailingAllocator, OverReturning},
+    owned::OwnedAllocator,
     probe::{ClonePanics, DropCounter, DropPanics, DropProbe, InjectedPanic, PanicOn, catch},
     rng::Rng,
     watchdog::watchdog,

@@ -129,33 +129,6 @@ fn slab() -> slab::Slab<Value> {
     slab::Slab::new()
 }
 
-#[cfg(feature = "mimalloc")]
-mod mi {
-    use std::{alloc::GlobalAlloc, alloc::Layout, ptr::NonNull};
-
-    use nebula_memory_core::allocator_api2::alloc::{AllocError, Allocator};
-
-    /// mimalloc as an allocator; of layouts with a size.
-    pub(super) struct Mi;
-
-    // SAFETY: blocks are those of mimalloc.
-    unsafe impl Allocator for Mi {
-        #[inline(always)]
-        fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-            // SAFETY: the layouts here have a size.
-            let block = unsafe { mimalloc::MiMalloc.alloc(layout) };
-            let block = NonNull::new(block).ok_or(AllocError)?;
-            Ok(NonNull::slice_from_raw_parts(block, layout.size()))
-        }
-
-        #[inline(always)]
-        unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-            // SAFETY: the caller's promises are the callee's.
-            unsafe { mimalloc::MiMalloc.dealloc(ptr.as_ptr(), layout) };
-        }
-    }
-}
-
 fn with_mimalloc(case: Case, contender: fn() -> Option<Contender>) -> Case {
     match contender() {
         Some(contender) => case.peer(contender),
@@ -167,7 +140,7 @@ macro_rules! mimalloc {
     ($how:ident) => {{
         fn contender() -> Option<Contender> {
             #[cfg(feature = "mimalloc")]
-            return Some($how("mimalloc", || mi::Mi));
+            return Some($how("mimalloc", || crate::areas::mi::Mi));
             #[cfg(not(feature = "mimalloc"))]
             return None;
         }

@@ -1,54 +1,11 @@
 //! mimalloc, which frees every value on its own: what a general allocator takes for the same work.
 
-use std::{
-    alloc::{GlobalAlloc, Layout},
-    hint::black_box,
-    ptr::NonNull,
-};
+use std::hint::black_box;
 
-use nebula_memory_core::allocator_api2::{
-    alloc::{AllocError, Allocator},
-    boxed::Box as Box2,
-    vec::Vec as Vec2,
-};
+use nebula_memory_core::allocator_api2::{boxed::Box as Box2, vec::Vec as Vec2};
 
 use super::{json, typed, values::texts, vectors};
-use crate::{Case, Contender, Stopwatch};
-
-/// mimalloc as an allocator; of layouts with a size.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Mi;
-
-// SAFETY: blocks are those of mimalloc.
-unsafe impl Allocator for Mi {
-    #[inline(always)]
-    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the layouts here have a size.
-        let block = unsafe { mimalloc::MiMalloc.alloc(layout) };
-        let block = NonNull::new(block).ok_or(AllocError)?;
-        Ok(NonNull::slice_from_raw_parts(block, layout.size()))
-    }
-
-    #[inline(always)]
-    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { mimalloc::MiMalloc.dealloc(ptr.as_ptr(), layout) };
-    }
-
-    #[inline(always)]
-    unsafe fn grow(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller promises that the block is mimalloc's and has the old layout; the
-        // new size is larger, and so not zero. Alignments don't change here.
-        let block = unsafe { mimalloc::MiMalloc.realloc(ptr.as_ptr(), old, new.size()) };
-        let block = NonNull::new(block).ok_or(AllocError)?;
-        Ok(NonNull::slice_from_raw_parts(block, new.size()))
-    }
-}
+use crate::{Case, Contender, Stopwatch, areas::mi::Mi};
 
 /// Values that live at once: each is freed when its place is needed.
 const ALIVE: usize = 1024;

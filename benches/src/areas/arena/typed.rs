@@ -72,7 +72,7 @@ boxes!(Bumpalo, |arena, value| bumpalo::boxed::Box::new_in(value, arena));
 
 /// Boxes of an allocator that frees them one by one.
 #[cfg(feature = "mimalloc")]
-impl Typed for super::mi::Mi {
+impl Typed for crate::areas::mi::Mi {
     #[inline(always)]
     fn values(&mut self, now: usize, sum: &Cell<u64>) {
         kept(now, sum, |value| Box2::new_in(value, *self));
