@@ -102,7 +102,8 @@ pub fn cases() -> Vec<Case> {
         shared::<Vec<u8>>("4 KiB buffer, 2 threads", 2, ours::thread_safe::<Vec<u8>>(2)),
         shared::<Small>("LockFreePool, 64 B, 1 thread", 1, ours::lock_free::<Small>(1)),
         shared::<Small>("LockFreePool, 64 B, 2 threads", 2, ours::lock_free::<Small>(2)),
-        shared::<Small>("TtlPool, 64 B, 1 thread", 1, ours::ttl::<Small>(1)),
+        shared::<Small>("TtlPool, 64 B, 1 thread", 1, ours::ttl_kept::<Small>(1)),
+        shared::<Small>("TtlPool without a maintainer, 64 B, 1 thread", 1, ours::ttl::<Small>(1)),
         shared::<Small>("PriorityPool, 64 B, 1 thread", 1, ours::priority::<Small>(1)),
         shared::<Small>("HierarchicalPool, 64 B, 1 thread", 1, ours::hierarchical::<Small>(1)),
         Case::new("Arc guard, 64 B, 1 thread", ours::owned::<Small>(1))

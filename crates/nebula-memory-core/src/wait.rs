@@ -1,4 +1,4 @@
-//! Waiting in line: first come first served within a priority, blocking or async.
+//! Waiting in line: by priority or age, blocking or async.
 //!
 //! One queue serves every component that lets callers wait (pools for an object, budgets for
 //! bytes), and it is the one place where the hard parts are: hand-off without barging, cancellation
@@ -16,15 +16,21 @@ use std::{
 
 use crate::{
     MemoryError, WaitSlot,
-    panics::FirstPanic,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering, fence},
     },
 };
 
-/// Place in line: higher priority first, then the earlier ticket.
-type Place = (Reverse<u8>, u64);
+/// Place in line, the smallest first: the ticket (the number of those who joined before), and added to
+/// it a head start for those who come later, for each step of priority that is missing. Sums never
+/// change, so that the line stays sorted by itself. Among equal sums the more important is first, who
+/// is the one with the later ticket.
+type Place = (u64, Reverse<u64>);
+
+/// A head start that nobody makes up for: more than there will ever be tickets, and yet 255 times
+/// that, and a ticket, is a number of 64 bits.
+const FOR_EVER: u64 = 1 << 56;
 
 /// A line of waiters, each of whom is handed one `T`.
 ///
@@ -52,12 +58,19 @@ type Place = (Reverse<u8>, u64);
 /// assert!(queue.hand("nobody waits").is_err());
 /// ```
 ///
+/// # Priority and age
+/// In a [`new`](Self::new) queue, higher priorities always stand before lower ones, and equals stand in
+/// the order in which they came. In one [`with_ageing`](Self::with_ageing), the important overtake, but
+/// not for ever.
+///
 /// Handing takes O(1). Joining and giving up find the place in O(log n) and move at most half of
 /// those who wait (none, for who joins at the end). The line's memory grows to the most that ever
 /// waited at once, and is kept.
 pub struct WaitQueue<T> {
     /// The length of the line, readable without the lock.
     waiting: AtomicUsize,
+    /// How many tickets one step of priority is worth.
+    step: u64,
     line: Mutex<Line<T>>,
 }
 
@@ -77,15 +90,50 @@ impl<T> Default for WaitQueue<T> {
 
 impl<T> WaitQueue<T> {
     crate::nebula_const_fn! {
-        /// An empty line.
+        /// An empty line, in which priorities are strict.
         #[must_use]
         pub const fn new() -> Self {
-            let line = Line { next_ticket: 0, closed: None, places: VecDeque::new() };
-            Self { waiting: AtomicUsize::new(0), line: Mutex::new(line) }
+            Self::with_step(FOR_EVER)
         }
     }
 
-    /// Takes a place in line; higher priorities stand before lower ones.
+    crate::nebula_const_fn! {
+        /// An empty line, in which nobody starves: who waits is overtaken by no more than the next
+        /// `overtakes` to come of the next higher priority, twice as many of the one above that, and
+        /// so on. After that, his age counts as much. With zero, priorities mean nothing.
+        ///
+        /// ```
+        /// use nebula_memory_core::WaitQueue;
+        ///
+        /// let queue = WaitQueue::with_ageing(2);
+        /// let mut patient = queue.join(0);
+        /// let important = [(); 3].map(|()| queue.join(1));
+        /// for n in 0..3 {
+        ///     queue.hand(n).unwrap();
+        /// }
+        /// assert_eq!(patient.try_take().unwrap()?, 2); // before the third
+        /// # drop(important);
+        /// # Ok::<(), nebula_memory_core::MemoryError>(())
+        /// ```
+        #[must_use]
+        pub const fn with_ageing(overtakes: u32) -> Self {
+            Self::with_step(overtakes as u64)
+        }
+    }
+
+    crate::nebula_const_fn! {
+        const fn with_step(step: u64) -> Self {
+            let line = Line { next_ticket: 0, closed: None, places: VecDeque::new() };
+            Self { waiting: AtomicUsize::new(0), step, line: Mutex::new(line) }
+        }
+    }
+
+    fn place(&self, priority: u8, ticket: u64) -> Place {
+        let missing = u64::from(u8::MAX - priority);
+        (ticket.saturating_add(self.step * missing), Reverse(ticket))
+    }
+
+    /// Takes a place in line: the higher the `priority`, the further ahead.
     ///
     /// The place is taken now, not when the waiter is first polled. On a closed queue, the waiter
     /// learns so when it waits.
@@ -104,7 +152,7 @@ impl<T> WaitQueue<T> {
                     room.append(&mut line.places);
                     std::mem::swap(&mut room, &mut line.places);
                 }
-                let place = (Reverse(priority), line.next_ticket);
+                let place = self.place(priority, line.next_ticket);
                 let at = line.places.partition_point(|(earlier, _)| *earlier < place);
                 line.places.insert(at, (place, Arc::clone(&slot)));
                 self.waiting.store(len + 1, Ordering::Relaxed);
@@ -113,7 +161,7 @@ impl<T> WaitQueue<T> {
                 room = VecDeque::with_capacity((2 * len).max(4));
                 continue;
             }
-            let place = (Reverse(priority), line.next_ticket);
+            let place = self.place(priority, line.next_ticket);
             line.next_ticket += 1;
             break place;
         };
@@ -171,12 +219,9 @@ impl<T> WaitQueue<T> {
             }
             waiters
         };
-        // A waker is the runtime's code; if one panics, the others are woken all the same.
-        let mut panics = FirstPanic::default();
         for (_, slot) in waiters {
-            panics.run(|| slot.wake());
+            slot.wake();
         }
-        panics.resume();
     }
 
     /// Leaves the line. `false` if the waiter was served (or the queue closed) before.
@@ -291,7 +336,7 @@ impl<T> Drop for Waiter<'_, T> {
 impl<T> fmt::Debug for Waiter<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Waiter")
-            .field("priority", &self.place.0.0)
+            .field("ticket", &self.place.1.0)
             .field("served", &self.done)
             .finish_non_exhaustive()
     }

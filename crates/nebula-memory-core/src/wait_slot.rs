@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     MemoryError,
+    panics::quietly,
     sync::{Condvar, Mutex},
 };
 
@@ -64,7 +65,9 @@ impl<T> WaitSlot<T> {
         drop(older);
     }
 
-    /// Wakes the waiter. Wakers are the runtime's code: no lock may be held.
+    /// Wakes the waiter. Wakers are the runtime's code: no lock may be held. If one panics, that stays
+    /// here (the panic hook has reported it): who serves a waiter is often about to return something
+    /// to its owner, perhaps while panicking himself.
     pub fn wake(&self) {
         let (waker, blocked) = {
             let mut inner = self.inner.lock();
@@ -74,7 +77,7 @@ impl<T> WaitSlot<T> {
             self.served.notify_one();
         }
         if let Some(waker) = waker {
-            waker.wake();
+            quietly(|| waker.wake());
         }
     }
 

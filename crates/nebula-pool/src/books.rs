@@ -136,26 +136,38 @@ impl<A: Account> Books<A> {
     /// # Errors
     /// The account's refusal, explained. Then there is no such object in the books.
     pub(crate) fn create(&self, size: usize) -> Result<(), MemoryError> {
-        self.admit(size)?;
-        self.created.fetch_add(1, Relaxed);
-        Ok(())
-    }
-
-    /// Charges an object that comes from other books; [`release`](Self::release) is the other end.
-    ///
-    /// # Errors
-    /// The account's refusal, explained.
-    pub(crate) fn admit(&self, size: usize) -> Result<(), MemoryError> {
         if size > 0 {
             self.charge(size)?;
         }
         self.charges.record_allocation(size);
+        self.created.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Moves an object that is charged `size` here to the books `to`: it is charged there before it is
+    /// credited here, and neither where both have one account.
+    ///
+    /// # Errors
+    /// The other account's refusal, explained. Then the object is in these books as before.
+    pub(crate) fn pass(&self, to: &Self, size: usize) -> Result<(), MemoryError> {
+        let moves = size > 0 && !self.account.same_account(&to.account);
+        if moves {
+            to.charge(size)?;
+        }
+        to.charges.record_allocation(size);
+        self.charges.record_deallocation(size);
+        if moves {
+            self.account.credit(size);
+        }
         Ok(())
     }
 
     /// Changes what an object is charged from `old` to `new`. `false` if the account refuses; then
     /// it is still `old`.
     pub(crate) fn resize(&self, old: usize, new: usize) -> bool {
+        if old == new {
+            return true;
+        }
         if let Some(more) = new.checked_sub(old) {
             if self.account.try_charge(more).is_err() {
                 return false;
@@ -174,19 +186,13 @@ impl<A: Account> Books<A> {
         self.release(size);
     }
 
-    /// An object that was in no books at last has been dropped.
-    pub(crate) fn destroy_uncharged(&self, cause: Cause) {
-        self.destroyed[cause as usize].fetch_add(1, Relaxed);
-    }
-
     /// An object that was charged `size` has left the pool.
     pub(crate) fn detach(&self, size: usize) {
         self.detached.fetch_add(1, Relaxed);
         self.release(size);
     }
 
-    /// Credits an object. (Alone: for the end of the pool, when nobody can ask any more, and for
-    /// one that goes to other books.)
+    /// Credits an object. (Alone: for the end of the pool, when nobody can ask any more.)
     pub(crate) fn release(&self, size: usize) {
         self.charges.record_deallocation(size);
         if size > 0 {

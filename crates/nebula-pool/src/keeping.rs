@@ -1,5 +1,7 @@
 //! How many idle objects a pool keeps, and the count of what it gives away.
 
+use nebula_memory_core::PressureLevel;
+
 use crate::{PoolConfig, PoolStats, Shrink};
 
 /// What [`maintain`](crate::ThreadSafePool::maintain) has done.
@@ -38,6 +40,26 @@ impl Keeping {
             min_idle: config.min_idle,
             max_idle: config.max_idle.unwrap_or(usize::MAX),
             shrink: config.shrink,
+        }
+    }
+
+    /// What a reclaim of that urgency may take at most, of `idle` objects.
+    pub(crate) fn spare(&self, idle: usize, urgency: PressureLevel) -> usize {
+        let kept = if urgency == PressureLevel::Critical { 0 } else { self.min_idle };
+        idle.saturating_sub(kept)
+    }
+
+    /// About how many bytes a reclaim that is not critical would be given: of idle objects that are
+    /// charged so much each.
+    pub(crate) fn reclaimable(&self, charges: impl Iterator<Item = usize>) -> usize {
+        let add = |(idle, bytes): (usize, usize), more| (idle + 1, bytes.saturating_add(more));
+        let (idle, bytes) = charges.fold((0, 0), add);
+        match idle.checked_sub(self.min_idle) {
+            None | Some(0) => 0,
+            Some(spare) => {
+                let share = bytes as u128 * spare as u128 / idle as u128;
+                usize::try_from(share).unwrap_or(usize::MAX)
+            }
         }
     }
 
@@ -86,7 +108,7 @@ impl Quota {
 
 #[cfg(test)]
 mod tests {
-    use super::{Keeping, Quota};
+    use super::{Keeping, PressureLevel, Quota};
     use crate::{PoolConfig, Shrink};
 
     #[test]
@@ -100,6 +122,17 @@ mod tests {
         assert_eq!(keeping(Shrink::Unused).surplus(8, 1), (1, 2));
         assert_eq!(keeping(Shrink::HalfOfUnused).surplus(8, 3), (2, 1));
         assert_eq!(keeping(Shrink::Unused).surplus(1, 1), (0, 0));
+    }
+
+    #[test]
+    fn what_is_kept_is_not_reclaimable() {
+        let config = PoolConfig::builder().min_idle(2).build().unwrap();
+        let keeping = Keeping::new(&config);
+        assert_eq!(keeping.reclaimable([100; 3].into_iter()), 100);
+        assert_eq!(keeping.reclaimable([100; 2].into_iter()), 0);
+        assert_eq!(keeping.reclaimable([100; 1].into_iter()), 0);
+        assert_eq!(keeping.spare(3, PressureLevel::High), 1);
+        assert_eq!(keeping.spare(3, PressureLevel::Critical), 3);
     }
 
     #[test]

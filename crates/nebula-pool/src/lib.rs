@@ -1,8 +1,9 @@
 #![doc = include_str!("../README.md")]
 
-mod ageing;
+mod alike;
 mod block;
 mod books;
+mod coarse;
 mod config;
 mod factory;
 mod guard;
@@ -31,7 +32,7 @@ pub use {
     config::{PoolConfig, PoolConfigBuilder},
     guard::{OwnedGuard, Pool, PoolGuard},
     hierarchical::HierarchicalPool,
-    hooks::{Hooked, Hooks},
+    hooks::{Hooked, Hooks, LocalHooked, LocalHooks},
     keeping::Maintained,
     lock_free::LockFreePool,
     maintainer::Maintainer,

@@ -6,13 +6,11 @@
 
 use std::{cell::Cell, fmt, panic::Location, ptr::NonNull, rc::Rc};
 
-use nebula_memory_core::{
-    Account, MemoryError, MemoryUsage, PressureLevel, StatisticsProvider, StatsSnapshot,
-    TrimRequest, Unlimited, sync::Arc,
-};
+use nebula_memory_core::{Account, MemoryError, TrimRequest, Unlimited, sync::Arc};
 
 use crate::{
     Holder, Maintained, Order, OwnedGuard, PoolConfig, PoolGuard, PoolStats, Poolable,
+    alike::{constructors, told_in_bytes},
     books::{Books, Cause},
     config::Abilities,
     factory::{self, LocalFactory},
@@ -21,7 +19,7 @@ use crate::{
     list::{Linked, List},
     slot::Slot,
     table::Table,
-    workshop::{self, Workshop},
+    workshop::{self, Renewed, Workshop},
 };
 
 /// What this pool keeps in a slot.
@@ -96,6 +94,7 @@ pub struct ObjectPool<T: Poolable, A: Account = Unlimited> {
     vacant: List<T, Link<T>>,
     /// Whether objects come back to the end of the list.
     fifo: bool,
+    closed: Cell<bool>,
     request: Arc<TrimRequest>,
     keeping: Keeping,
     // In the order in which they are dropped: what is charged is freed before it is credited.
@@ -103,42 +102,9 @@ pub struct ObjectPool<T: Poolable, A: Account = Unlimited> {
     workshop: Workshop<A, LocalFactory<T>>,
 }
 
-impl<T: Poolable> ObjectPool<T> {
-    /// A pool whose objects are made by `factory` and charged to nobody.
-    ///
-    /// # Errors
-    /// Those of [`try_new_in`](Self::try_new_in).
-    pub fn new<F>(config: &PoolConfig, factory: F) -> Result<Self, MemoryError>
-    where
-        F: Fn() -> T + 'static,
-    {
-        Self::new_in(config, Unlimited, factory)
-    }
-
-    /// A pool whose objects are made by `factory`, which can fail, and charged to nobody.
-    ///
-    /// # Errors
-    /// Those of [`try_new_in`](Self::try_new_in).
-    pub fn try_new<F>(config: &PoolConfig, factory: F) -> Result<Self, MemoryError>
-    where
-        F: Fn() -> Result<T, MemoryError> + 'static,
-    {
-        Self::try_new_in(config, Unlimited, factory)
-    }
-}
+constructors!(ObjectPool, ['static] -> Self);
 
 impl<T: Poolable, A: Account> ObjectPool<T, A> {
-    /// A pool whose objects are made by `factory` and charged to `account`.
-    ///
-    /// # Errors
-    /// Those of [`try_new_in`](Self::try_new_in).
-    pub fn new_in<F>(config: &PoolConfig, account: A, factory: F) -> Result<Self, MemoryError>
-    where
-        F: Fn() -> T + 'static,
-    {
-        Self::try_new_in(config, account, move || Ok(factory()))
-    }
-
     /// A pool whose objects are made by `factory`, which can fail, and charged to `account`.
     ///
     /// # Errors
@@ -161,6 +127,7 @@ impl<T: Poolable, A: Account> ObjectPool<T, A> {
             idle: List::new(),
             vacant: List::new(),
             fifo: config.order == Order::Fifo,
+            closed: Cell::new(false),
             request: Arc::new(TrimRequest::new()),
             keeping: Keeping::new(config),
             table,
@@ -177,6 +144,7 @@ impl<T: Poolable, A: Account> ObjectPool<T, A> {
     /// - [`MemoryError::PoolExhausted`] if all objects are lent.
     /// - The error of the factory or the account's refusal, explained, if an object had to be made,
     ///   or places for more; the place is free again.
+    /// - [`MemoryError::Closed`] if the pool is [closed](Self::close).
     ///
     /// # Panics
     /// If the factory does; the place is free again.
@@ -232,6 +200,30 @@ impl<T: Poolable, A: Account> ObjectPool<T, A> {
     /// O(n) in the number of idle objects.
     pub fn trim(&self) -> usize {
         self.discard(Quota::ALL, Cause::Reclaimed, |_| true)
+    }
+
+    /// Ends the lending: gets are refused from now on, idle objects are dropped, and those that are
+    /// lent are dropped when they come back. They can be used until then, and detached.
+    ///
+    /// ```
+    /// use nebula_pool::{ObjectPool, PoolConfig};
+    ///
+    /// let pool = ObjectPool::new(&PoolConfig::default(), String::new)?;
+    /// let name = pool.try_get()?;
+    /// pool.close();
+    /// assert_eq!(pool.try_get().unwrap_err().code(), "closed");
+    /// drop(name);
+    /// assert_eq!((pool.stats().idle, pool.stats().destroyed), (0, 1));
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.discard(Quota::ALL, Cause::Surplus, |_| true);
+    }
+
+    /// Whether the pool has been [closed](Self::close).
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// Drops the idle objects that are more than the configuration allows or needs, and makes up for
@@ -333,32 +325,36 @@ impl<T: Poolable, A: Account> ObjectPool<T, A> {
         self.workshop.holders()
     }
 
-    /// A slot with a new object: that of one that is to be destroyed, or a vacant one.
+    /// A slot with a good object, in the place of one that is no good: an idle one, or a new one.
     #[cold]
     #[inline(never)]
     fn replace(&self, old: Option<(Place<T>, Cause)>) -> Result<Place<T>, MemoryError> {
-        let place = match old {
-            Some((place, cause)) => {
-                // What is no good goes; another that is idle will do as well as a new one.
-                self.vacate(place, cause);
-                // SAFETY: the table is this pool's.
-                while let Some(place) = unsafe { self.idle.pop() } {
-                    // SAFETY: as above.
-                    let slot = unsafe { place.as_ref() };
-                    // SAFETY: it was on the list of idle objects, and is ours now.
-                    match unsafe { workshop::fault(slot) } {
-                        None => return Ok(place),
-                        Some(cause) => {
-                            self.vacate(place, cause);
-                        }
-                    }
-                }
-                self.make()?
+        if let Some((place, cause)) = old {
+            self.vacate(place, cause);
+        }
+        loop {
+            // SAFETY: the table is this pool's.
+            while let Some(place) = unsafe { self.idle.pop() } {
+                // SAFETY: as above.
+                let slot = unsafe { place.as_ref() };
+                // SAFETY: it was on the list of idle objects, and is ours now.
+                match unsafe { workshop::fault(slot) } {
+                    None => return Ok(place),
+                    Some(cause) => self.vacate(place, cause),
+                };
             }
-            None => self.make()?,
-        };
-        self.workshop.books.lend_fresh();
-        Ok(place)
+            if self.closed.get() {
+                return Err(MemoryError::Closed { what: "the pool" });
+            }
+            if let Some(place) = self.make()? {
+                self.workshop.books.lend_fresh();
+                return Ok(place);
+            }
+            if !self.grow()? {
+                let capacity = self.capacity();
+                return Err(MemoryError::PoolExhausted { in_use: capacity, capacity });
+            }
+        }
     }
 
     /// Ends the object in a slot that is on no list.
@@ -373,8 +369,8 @@ impl<T: Poolable, A: Account> ObjectPool<T, A> {
         bytes
     }
 
-    /// Makes an object in a vacant slot, which is on no list then.
-    fn make(&self) -> Result<Place<T>, MemoryError> {
+    /// Makes an object in a vacant slot, which is on no list then; `None` if there is no such slot.
+    fn make(&self) -> Result<Option<Place<T>>, MemoryError> {
         /// Gives the slot back if nothing comes of it.
         struct Vacant<'l, T>(&'l List<T, Link<T>>, Place<T>);
         impl<T> Drop for Vacant<'_, T> {
@@ -384,16 +380,7 @@ impl<T: Poolable, A: Account> ObjectPool<T, A> {
             }
         }
         // SAFETY: the table is this pool's.
-        let mut place = unsafe { self.vacant.pop() };
-        if place.is_none() {
-            self.grow()?;
-            // SAFETY: as above.
-            place = unsafe { self.vacant.pop() };
-        }
-        let Some(place) = place else {
-            let capacity = self.capacity();
-            return Err(MemoryError::PoolExhausted { in_use: capacity, capacity });
-        };
+        let Some(place) = (unsafe { self.vacant.pop() }) else { return Ok(None) };
         let vacant = Vacant(&self.vacant, place);
         // SAFETY: the table is this pool's.
         let slot = unsafe { place.as_ref() };
@@ -401,36 +388,39 @@ impl<T: Poolable, A: Account> ObjectPool<T, A> {
         unsafe { self.workshop.make(slot)? };
         std::mem::forget(vacant);
         self.publish();
-        Ok(place)
+        Ok(Some(place))
     }
 
-    /// Adds places, if there can be more.
-    fn grow(&self) -> Result<(), MemoryError> {
-        let Some(bytes) = self.table.next_segment() else { return Ok(()) };
+    /// Adds places; `false` if there are all already. (The account's code may use the pool, and add
+    /// them itself.)
+    fn grow(&self) -> Result<bool, MemoryError> {
+        let Some(bytes) = self.table.next_segment() else { return Ok(false) };
         self.workshop.books.expand(bytes)?;
-        match self.table.grow(bytes, |_| Slot::new(Link(Cell::new(None)))) {
-            Ok(slots) => {
-                // The first place is used first.
-                for slot in slots.unwrap_or_default().iter().rev() {
-                    // SAFETY: it is new, and on no list.
-                    unsafe { self.vacant.push_front(NonNull::from(slot)) };
-                }
-                Ok(())
+        let grown = self.table.grow(bytes, |_| Slot::new(Link(Cell::new(None))));
+        if let Ok(Some(slots)) = grown {
+            // The first place is used first.
+            for slot in slots.iter().rev() {
+                // SAFETY: it is new, and on no list.
+                unsafe { self.vacant.push_front(NonNull::from(slot)) };
             }
-            Err(error) => {
-                self.workshop.books.contract(bytes);
-                Err(error)
-            }
+        } else {
+            self.workshop.books.contract(bytes);
         }
+        grown.map(|_| true)
     }
 
     /// Makes idle objects, as far as there are places.
     fn fill(&self, objects: usize) -> Result<(), MemoryError> {
-        for _ in 0..objects {
-            match self.make() {
-                Ok(place) => self.put(place),
-                Err(MemoryError::PoolExhausted { .. }) => break,
-                Err(error) => return Err(error),
+        let mut left = objects;
+        while left > 0 && !self.closed.get() {
+            if let Some(place) = self.make()? {
+                self.put(place);
+                left -= 1;
+                if self.closed.get() {
+                    self.poll();
+                }
+            } else if !self.grow()? {
+                break;
             }
         }
         Ok(())
@@ -507,16 +497,17 @@ impl<T: Poolable, A: Account> ObjectPool<T, A> {
         victims
     }
 
-    /// Gives what others asked for.
+    /// Gives what others asked for; all, if the pool is closed.
     #[cold]
     #[inline(never)]
     fn poll(&self) {
+        if self.closed.get() {
+            self.discard(Quota::ALL, Cause::Surplus, |_| true);
+        }
         let Some(order) = self.request.take() else { return };
-        let critical = order.urgency == PressureLevel::Critical;
-        let kept = if critical { 0 } else { self.keeping.min_idle };
         // SAFETY: the table is ours, and nothing here changes lists.
         let idle = unsafe { self.idle.iter() }.count();
-        let quota = Quota::new(idle.saturating_sub(kept), order.bytes);
+        let quota = Quota::new(self.keeping.spare(idle, order.urgency), order.bytes);
         self.discard(quota, Cause::Reclaimed, |slot| slot.charged() > 0);
     }
 
@@ -538,15 +529,18 @@ unsafe impl<T: Poolable, A: Account> Home for ObjectPool<T, A> {
         // SAFETY: slots live for as long as the table.
         let slot = unsafe { place.as_ref() };
         // SAFETY: the slot was a guard's, and is ours now.
-        if unsafe { self.workshop.take_back(slot) } {
-            self.put(place);
-            if self.request.is_waiting() {
-                self.poll();
-            }
-        } else {
+        let renewed = unsafe { self.workshop.renew(slot) };
+        if renewed == Renewed::Gone {
             // SAFETY: the slot is on no list, and empty.
             unsafe { self.vacant.push_front(place) };
+        } else {
+            self.put(place);
+        }
+        if renewed != Renewed::Same {
             self.publish();
+        }
+        if self.request.is_waiting() || self.closed.get() {
+            self.poll();
         }
     }
 
@@ -570,26 +564,7 @@ impl<T: Poolable, A: Account> Drop for ObjectPool<T, A> {
     }
 }
 
-/// In bytes; the number of objects is in [`stats`](ObjectPool::stats).
-impl<T: Poolable, A: Account> MemoryUsage for ObjectPool<T, A> {
-    /// Bytes charged to the account, for the objects and for the pool itself.
-    fn used(&self) -> usize {
-        self.workshop.books.used()
-    }
-
-    /// `None`: a pool limits objects, not bytes; that is for its account to do.
-    fn capacity(&self) -> Option<usize> {
-        None
-    }
-}
-
-/// The pool as an allocator: each object is an allocation, and so is the pool itself and each
-/// segment of its table.
-impl<T: Poolable, A: Account> StatisticsProvider for ObjectPool<T, A> {
-    fn statistics(&self) -> Option<StatsSnapshot> {
-        Some(self.workshop.books.charges())
-    }
-}
+told_in_bytes!([T: Poolable, A: Account] ObjectPool<T, A>);
 
 impl<T: Poolable, A: Account> fmt::Debug for ObjectPool<T, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

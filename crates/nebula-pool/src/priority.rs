@@ -2,11 +2,11 @@
 
 use std::{future::Future, panic::Location, time::Duration};
 
-use nebula_memory_core::{Account, MemoryError, Unlimited, sync::Arc};
+use nebula_memory_core::{Account, MemoryError, Unlimited, WaitQueue, sync::Arc};
 
 use crate::{
     OwnedGuard, PoolConfig, PoolGuard, Poolable,
-    ageing::AgeingLine,
+    alike::constructors,
     config::Abilities,
     slots::{SlotPool, mode::Mode},
 };
@@ -54,40 +54,13 @@ pub struct Ageing {
 impl Mode for Ageing {
     const NAME: &'static str = "PriorityPool";
     type Stamp = ();
-    type Line<V> = AgeingLine<V>;
 
-    fn line<V>(&self) -> AgeingLine<V> {
-        AgeingLine::new(self.overtakes)
-    }
-
-    #[inline]
-    fn born(&self, (): &()) {}
-
-    #[inline]
-    fn come_back(&self, (): &()) {}
-
-    #[inline]
-    fn is_stale(&self, (): &()) -> bool {
-        false
-    }
-
-    fn tick(&self) {}
-
-    fn see_idle(&self, (): &()) {}
-}
-
-impl<T: Poolable> PriorityPool<T> {
-    /// A pool whose objects are made by `factory` and charged to nobody.
-    ///
-    /// # Errors
-    /// Those of [`try_new_in`](Self::try_new_in).
-    pub fn new<F>(config: &PoolConfig, overtakes: u32, factory: F) -> Result<Self, MemoryError>
-    where
-        F: Fn() -> T + Send + Sync + 'static,
-    {
-        Self::try_new_in(config, Unlimited, overtakes, move || Ok(factory()))
+    fn line<V>(&self) -> WaitQueue<V> {
+        WaitQueue::with_ageing(self.overtakes)
     }
 }
+
+constructors!(PriorityPool, [Send + Sync + 'static] -> Self, overtakes: u32);
 
 impl<T: Poolable, A: Account> PriorityPool<T, A> {
     /// A pool whose objects are made by `factory`, which can fail, and charged to `account`.
@@ -167,5 +140,42 @@ impl<T: Poolable, A: Account> PriorityPool<T, A> {
     pub fn get_owned_with(self: &Arc<Self>, priority: u8) -> Result<OwnedGuard<Self>, MemoryError> {
         let guard = self.get_as(priority, None, Location::caller())?;
         Ok(OwnedGuard::new(Arc::clone(self), guard))
+    }
+
+    /// As [`get_owned_timeout`](Self::get_owned_timeout), with that priority.
+    ///
+    /// # Errors
+    /// Those of [`get_timeout`](Self::get_timeout).
+    ///
+    /// # Panics
+    /// If the factory does; its place is free again.
+    #[inline]
+    #[track_caller]
+    pub fn get_owned_timeout_with(
+        self: &Arc<Self>,
+        priority: u8,
+        timeout: Duration,
+    ) -> Result<OwnedGuard<Self>, MemoryError> {
+        let guard = self.get_as(priority, Some(timeout), Location::caller())?;
+        Ok(OwnedGuard::new(Arc::clone(self), guard))
+    }
+
+    /// As [`get_owned_async`](Self::get_owned_async), with that priority.
+    ///
+    /// # Errors
+    /// Those of [`get_async`](Self::get_async).
+    ///
+    /// # Panics
+    /// If the factory does; its place is free again.
+    #[track_caller]
+    pub fn get_owned_async_with(
+        self: Arc<Self>,
+        priority: u8,
+    ) -> impl Future<Output = Result<OwnedGuard<Self>, MemoryError>> {
+        let site = Location::caller();
+        async move {
+            let guard = self.get_as_async(priority, site).await?;
+            Ok(OwnedGuard::new(Arc::clone(&self), guard))
+        }
     }
 }

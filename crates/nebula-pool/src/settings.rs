@@ -19,6 +19,27 @@ pub enum Growth {
 }
 
 impl Growth {
+    /// How many segments make up `capacity`, if none is larger than `most`: the number of
+    /// [`segments`](Self::segments), which may be too many to go through.
+    pub(crate) fn count(self, capacity: usize, most: usize) -> usize {
+        match self {
+            Self::None => capacity.div_ceil(most),
+            Self::Fixed(step) => capacity.div_ceil(step.min(most).max(1)),
+            Self::Doubling(first) => {
+                let (mut count, mut there) = (0, 0);
+                while there < capacity {
+                    let size = there.max(first).min(most).max(1);
+                    if size == most {
+                        return count + (capacity - there).div_ceil(most);
+                    }
+                    there = there.saturating_add(size);
+                    count += 1;
+                }
+                count
+            }
+        }
+    }
+
     /// The sizes of the segments that make up `capacity`, none larger than `most`.
     pub(crate) fn segments(self, capacity: usize, most: usize) -> impl Iterator<Item = usize> {
         let mut left = capacity;
@@ -109,6 +130,20 @@ mod tests {
         assert_eq!(sizes(Growth::Fixed(20), 10, most), [10]);
         assert_eq!(sizes(Growth::Doubling(2), 13, most), [2, 2, 4, 5]);
         assert_eq!(sizes(Growth::Doubling(1), 8, most), [1, 1, 2, 4]);
+    }
+
+    #[test]
+    fn segments_are_counted_without_going_through_them() {
+        for growth in [Growth::None, Growth::Fixed(3), Growth::Doubling(1), Growth::Doubling(5)] {
+            for capacity in 1..40 {
+                for most in [1, 2, 4, 7, usize::MAX] {
+                    let there = sizes(growth, capacity, most).len();
+                    assert_eq!(growth.count(capacity, most), there, "{growth:?} {capacity} {most}");
+                }
+            }
+        }
+        assert_eq!(Growth::Fixed(1).count(usize::MAX, usize::MAX), usize::MAX);
+        assert_eq!(Growth::Doubling(1).count(usize::MAX, usize::MAX), 65);
     }
 
     #[test]

@@ -137,6 +137,8 @@ impl<T, H> Slot<T, H> {
         });
         self.set_charged(bytes);
         self.set_value(value);
+        // Nobody could have used it before it was there.
+        self.seen.store(low_bits(self.lends()).wrapping_sub(1), Relaxed);
         self.full.store(true, Release);
     }
 
@@ -196,6 +198,11 @@ mod tests {
     #[test]
     fn an_object_is_unused_until_it_is_lent() {
         let slot = Slot::<u8, ()>::new(());
+        // SAFETY: it is empty, and ours.
+        unsafe { slot.fill(0, 0, 0) };
+        assert!(!slot.is_unused(), "it is new");
+        slot.look();
+        assert!(slot.is_unused());
         slot.count_lend();
         assert!(!slot.is_unused());
         slot.look();

@@ -55,7 +55,7 @@ impl<S> Table<S> {
     pub(crate) fn bytes(capacity: usize, growth: Growth) -> Result<usize, MemoryError> {
         // A table whose slots could not all be is refused at once, not when it is full.
         array_layout::<S>(capacity)?;
-        Ok(array_layout::<Part<S>>(growth.segments(capacity, usize::MAX).count())?.size())
+        Ok(array_layout::<Part<S>>(growth.count(capacity, usize::MAX))?.size())
     }
 
     /// A table without slots.
@@ -64,7 +64,7 @@ impl<S> Table<S> {
     /// If the system has no memory for it.
     pub(crate) fn new(capacity: usize, growth: Growth) -> Result<Self, MemoryError> {
         let mut sizes = growth.segments(capacity, usize::MAX);
-        let count = growth.segments(capacity, usize::MAX).count();
+        let count = growth.count(capacity, usize::MAX);
         let parts = new_segment(count, |_| Part {
             slots: AtomicPtr::new(std::ptr::null_mut()),
             len: sizes.next().unwrap_or(0),

@@ -4,6 +4,7 @@ use nebula_memory_core::{Account, MemoryError, Unlimited};
 
 use crate::{
     PoolConfig, Poolable,
+    alike::constructors,
     config::Abilities,
     slots::{SlotPool, mode::Affine},
 };
@@ -54,42 +55,9 @@ use crate::{
 /// ```
 pub type ThreadSafePool<T, A = Unlimited> = SlotPool<T, A, Affine>;
 
-impl<T: Poolable> ThreadSafePool<T> {
-    /// A pool whose objects are made by `factory` and charged to nobody.
-    ///
-    /// # Errors
-    /// Those of [`try_new_in`](Self::try_new_in).
-    pub fn new<F>(config: &PoolConfig, factory: F) -> Result<Self, MemoryError>
-    where
-        F: Fn() -> T + Send + Sync + 'static,
-    {
-        Self::new_in(config, Unlimited, factory)
-    }
-
-    /// A pool whose objects are made by `factory`, which can fail, and charged to nobody.
-    ///
-    /// # Errors
-    /// Those of [`try_new_in`](Self::try_new_in).
-    pub fn try_new<F>(config: &PoolConfig, factory: F) -> Result<Self, MemoryError>
-    where
-        F: Fn() -> Result<T, MemoryError> + Send + Sync + 'static,
-    {
-        Self::try_new_in(config, Unlimited, factory)
-    }
-}
+constructors!(ThreadSafePool, [Send + Sync + 'static] -> Self);
 
 impl<T: Poolable, A: Account> ThreadSafePool<T, A> {
-    /// A pool whose objects are made by `factory` and charged to `account`.
-    ///
-    /// # Errors
-    /// Those of [`try_new_in`](Self::try_new_in).
-    pub fn new_in<F>(config: &PoolConfig, account: A, factory: F) -> Result<Self, MemoryError>
-    where
-        F: Fn() -> T + Send + Sync + 'static,
-    {
-        Self::try_new_in(config, account, move || Ok(factory()))
-    }
-
     /// A pool whose objects are made by `factory`, which can fail, and charged to `account`.
     ///
     /// # Errors

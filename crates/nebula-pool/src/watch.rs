@@ -5,7 +5,7 @@ use std::{
     fmt,
     panic::Location,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    thread::{self, Thread},
+    thread::{self, Thread, ThreadId},
     time::{Duration, Instant},
 };
 
@@ -37,15 +37,18 @@ pub struct Holder {
     pub location: &'static Location<'static>,
     /// For how long it has been held.
     pub held_for: Duration,
-    /// The thread that took it, if it has a name.
+    /// The thread that took it.
+    pub thread_id: ThreadId,
+    /// Its name, if it has one.
     pub thread: Option<String>,
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "lent at {}:{}", self.location.file(), self.location.line())?;
-        if let Some(thread) = &self.thread {
-            write!(f, " by thread `{thread}`")?;
+        match &self.thread {
+            Some(thread) => write!(f, " by thread `{thread}`")?,
+            None => write!(f, " by {:?}", self.thread_id)?,
         }
         write!(f, ", {:?} ago", self.held_for)
     }
@@ -59,10 +62,31 @@ struct Held {
 }
 
 struct Holders {
-    /// By the address of the slot. It has room for twice the pool's capacity, so that nothing is
-    /// allocated under the lock.
+    /// By the address of the slot. Nothing is allocated under the lock.
     held: Mutex<HashMap<usize, Held>>,
     longest_nanos: AtomicU64,
+}
+
+impl Holders {
+    fn insert(&self, slot: usize, new: Held) {
+        // Room for more; what it replaces is freed at the end, without the lock.
+        let mut room = HashMap::new();
+        let mut held = self.held.lock();
+        while held.len() == held.capacity() {
+            if room.capacity() > held.len() {
+                room.extend(held.drain());
+                std::mem::swap(&mut room, &mut held);
+            } else {
+                let needed = (2 * held.len()).max(16);
+                drop(held);
+                room.reserve(needed);
+                held = self.held.lock();
+            }
+        }
+        let older = held.insert(slot, new);
+        drop(held);
+        drop(older);
+    }
 }
 
 #[derive(Default)]
@@ -79,10 +103,8 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(config: &PoolConfig) -> Option<Box<Self>> {
-        let holders = || Holders {
-            held: Mutex::new(HashMap::with_capacity(config.capacity.saturating_mul(2))),
-            longest_nanos: AtomicU64::new(0),
-        };
+        let holders =
+            || Holders { held: Mutex::new(HashMap::new()), longest_nanos: AtomicU64::new(0) };
         let watch = Self {
             lent: config.track_peak.then(Lent::default),
             holders: config.track_holders.then(holders),
@@ -102,8 +124,7 @@ impl Watch {
         }
         if let Some(holders) = &self.holders {
             let held = Held { site, since: Instant::now(), thread: thread::current() };
-            let older = holders.held.lock().insert(slot, held);
-            drop(older);
+            holders.insert(slot, held);
         }
     }
 
@@ -141,6 +162,7 @@ impl Watch {
         let holder = |(location, since, thread): (Site, Instant, Thread)| Holder {
             location,
             held_for: since.elapsed(),
+            thread_id: thread.id(),
             thread: thread.name().map(str::to_owned),
         };
         list.into_iter().map(holder).collect()

@@ -4,7 +4,10 @@
 //! order. Panics of that code stay inside, except for those of a factory and of a new object's size,
 //! which reach the caller, who has lost nothing by then.
 
-use nebula_memory_core::{Account, MemoryError, panics::quietly};
+use nebula_memory_core::{
+    Account, MemoryError,
+    panics::{FirstPanic, quietly},
+};
 
 use crate::{
     Holder, Oversized, PoolConfig, PoolStats, Poolable,
@@ -14,6 +17,17 @@ use crate::{
     watch::{Site, Watch},
 };
 
+/// What came of an object that has come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewed {
+    /// It is as large as it was.
+    Same,
+    /// It is larger or smaller, and charged accordingly.
+    Resized,
+    /// It could not be kept, and the slot is empty.
+    Gone,
+}
+
 /// A factory `C` of `T`s, the books in account `A`, and the settings about single objects.
 pub(crate) struct Workshop<A: Account, C> {
     // In the order in which they are dropped: what is charged is freed before it is credited.
@@ -21,16 +35,22 @@ pub(crate) struct Workshop<A: Account, C> {
     watch: Option<Box<Watch>>,
     /// `usize::MAX` if every object is kept.
     retained: usize,
+    /// Objects that come back smaller than this, and as large as they were, need no more looking
+    /// after: one byte more than is retained, or zero if anything is watched.
+    unnoticed: usize,
     trim: bool,
     pub(crate) books: Books<A>,
 }
 
 impl<A: Account, C> Workshop<A, C> {
     pub(crate) fn new(config: &PoolConfig, books: Books<A>, factory: C) -> Self {
+        let watch = Watch::new(config);
+        let retained: usize = config.retained_size.map_or(usize::MAX, Into::into);
         Self {
             factory,
-            watch: Watch::new(config),
-            retained: config.retained_size.map_or(usize::MAX, Into::into),
+            unnoticed: if watch.is_some() { 0 } else { retained.saturating_add(1) },
+            watch,
+            retained,
             trim: config.oversized == Oversized::Trim,
             books,
         }
@@ -55,7 +75,15 @@ impl<A: Account, C> Workshop<A, C> {
         C: Create<T>,
     {
         let object = self.factory.create()?;
-        let (size, value) = (object.heap_size(), object.value());
+        let (mut about, mut panics) = (None, FirstPanic::default());
+        panics.run(|| about = Some((object.heap_size(), object.value())));
+        let Some((size, value)) = about else {
+            // It was made, and is no good.
+            self.books.create(0)?;
+            self.destroy(object, 0, Cause::Quarantined);
+            panics.resume();
+            return Ok(());
+        };
         if let Err(error) = self.books.create(size) {
             quietly(move || object.destroy());
             return Err(error);
@@ -81,9 +109,16 @@ impl<A: Account, C> Workshop<A, C> {
     /// The caller owns the slot, and there is an object, to which no reference lives.
     #[inline]
     pub(crate) unsafe fn take_back<T: Poolable, H>(&self, slot: &Slot<T, H>) -> bool {
-        if let Some(watch) = &self.watch {
-            watch.come_back(address(slot));
-        }
+        // SAFETY: the caller's promises are the callee's.
+        unsafe { self.renew(slot) != Renewed::Gone }
+    }
+
+    /// As [`take_back`](Self::take_back), and says what came of it.
+    ///
+    /// # Safety
+    /// The caller owns the slot, and there is an object, to which no reference lives.
+    #[inline]
+    pub(crate) unsafe fn renew<T: Poolable, H>(&self, slot: &Slot<T, H>) -> Renewed {
         let renewed = {
             // SAFETY: the caller's promises are the callee's; the reference ends with the block.
             let object = unsafe { slot.object_mut() };
@@ -93,27 +128,45 @@ impl<A: Account, C> Workshop<A, C> {
             })
         };
         match renewed {
-            Some((size, value)) if size == slot.charged() && size <= self.retained => {
+            Some((size, value)) if size == slot.charged() && size < self.unnoticed => {
                 slot.set_value(value);
-                true
+                Renewed::Same
             }
             // SAFETY: the caller's promises are the callee's.
             Some((size, value)) => unsafe { self.settle(slot, size, value) },
             None => {
                 // SAFETY: as above.
-                unsafe { self.discard(slot, Cause::Quarantined) };
-                false
+                unsafe { self.quarantine(slot) };
+                Renewed::Gone
             }
         }
     }
 
-    /// Keeps an object that came back with another size, or ends it.
+    /// Ends an object that panicked when it came back.
     ///
     /// # Safety
     /// The caller owns the slot, and there is an object, to which no reference lives.
     #[cold]
     #[inline(never)]
-    unsafe fn settle<T: Poolable, H>(&self, slot: &Slot<T, H>, size: usize, value: u64) -> bool {
+    unsafe fn quarantine<T: Poolable, H>(&self, slot: &Slot<T, H>) {
+        if let Some(watch) = &self.watch {
+            watch.come_back(address(slot));
+        }
+        // SAFETY: the caller's promises are the callee's.
+        unsafe { self.discard(slot, Cause::Quarantined) };
+    }
+
+    /// Looks after an object that has come back and is watched, or of another size than before: keeps
+    /// it, or ends it.
+    ///
+    /// # Safety
+    /// The caller owns the slot, and there is an object, to which no reference lives.
+    #[cold]
+    #[inline(never)]
+    unsafe fn settle<T: Poolable, H>(&self, slot: &Slot<T, H>, size: usize, value: u64) -> Renewed {
+        if let Some(watch) = &self.watch {
+            watch.come_back(address(slot));
+        }
         let mut renewed = Some((size, value));
         if self.trim && size > self.retained {
             // SAFETY: the caller's promises are the callee's; the reference ends with the block.
@@ -129,13 +182,13 @@ impl<A: Account, C> Workshop<A, C> {
             Some((size, value)) if self.books.resize(slot.charged(), size) => {
                 slot.set_charged(size);
                 slot.set_value(value);
-                return true;
+                return Renewed::Resized;
             }
             Some(_) => Cause::Unaffordable,
         };
         // SAFETY: the caller's promises are the callee's.
         unsafe { self.discard(slot, cause) };
-        false
+        Renewed::Gone
     }
 
     /// Ends the object in `slot`, and returns the bytes credited for it.

@@ -15,6 +15,9 @@ use nebula_testing::{CountingAccount, Rng, watchdog};
 
 type Level = Arc<HierarchicalPool<Object, CountingAccount>>;
 
+/// What each thread of a crowd does.
+const ROUNDS: usize = if cfg!(miri) { 8 } else { 300 };
+
 fn at_most(capacity: usize) -> PoolConfig {
     PoolConfig::builder().capacity(capacity).build().unwrap()
 }
@@ -193,11 +196,11 @@ fn who_cannot_afford_to_borrow_leaves_the_object_where_it_was() {
     assert_eq!(root.stats().idle, 1);
     account_a.assert_settled();
     [&root, &a].into_iter().for_each(assert_whole);
-    // If the other cannot take it back either, it is dropped.
+    // Even if that one could not afford it any more: it was never credited.
     account.set_limit(0);
     assert_eq!(a.try_get().unwrap_err().code(), "capacity_exceeded");
-    factory.counter.assert_all_dropped();
-    assert_eq!(root.stats().unaffordable, 1);
+    assert_eq!(root.stats().idle, 1);
+    factory.counter.assert_live(1);
     [&root, &a].into_iter().for_each(assert_whole);
 }
 
@@ -305,14 +308,17 @@ fn a_crowd_on_a_tree_leaves_exact_books() {
                 let level = [&root, &a, &b, &aa][n % 4];
                 s.spawn(move || {
                     let mut rng = Rng::new(n as u64 + 1);
-                    for _ in 0..300 {
-                        match rng.below(8) {
+                    for _ in 0..ROUNDS {
+                        match rng.below(11) {
                             0 => drop(level.trim()),
                             1 => drop(level.maintain()),
                             2 => drop(level.reclaim(100, PressureLevel::High)),
                             3 => drop(level.try_get().map(nebula_pool::PoolGuard::detach)),
                             4 => drop(level.child(&at_most(1), CountingAccount::new()).map(|c| {
                                 drop(c.try_get());
+                                if rng.below(2) == 0 {
+                                    c.close();
+                                }
                             })),
                             5 => {
                                 if let Ok(mut object) = level.get() {
@@ -320,8 +326,21 @@ fn a_crowd_on_a_tree_leaves_exact_books() {
                                     object.bytes = 50 + rng.below(3) * 50;
                                 }
                             }
+                            6 => {
+                                let timeout = Duration::from_micros(rng.below(50) as u64);
+                                drop(level.get_timeout(timeout));
+                            }
+                            // Given up, perhaps with something in hand.
+                            7 => {
+                                let mut waiting = Box::pin(level.get_async());
+                                let _ = poll(waiting.as_mut());
+                                thread::yield_now();
+                            }
+                            8 => drop(block_on(level.get_async())),
                             _ => drop(level.try_get()),
                         }
+                        let stats = level.stats();
+                        assert!(stats.lent + stats.idle <= level.capacity(), "{stats}");
                     }
                 });
             }

@@ -4,7 +4,7 @@
 //! What crossbeam-epoch does is not modelled: it only says when retired storage may be freed.
 #![cfg(nebula_loom)]
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use loom::{cell::UnsafeCell, model::Builder, thread};
 use nebula_memory_core::{PressureLevel, Reclaim};
@@ -41,12 +41,7 @@ fn pool(capacity: usize, warm_up: usize, growth: Growth) -> Arc<Pool> {
     Arc::new(LockFreePool::new(&config.build().unwrap(), || Watched(UnsafeCell::new(0))).unwrap())
 }
 
-/// The epochs are the process's: what one test retires, another would free, and the checker would
-/// not see the same twice.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
 fn model(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut builder = Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(body);
@@ -150,5 +145,22 @@ fn sweeps_meet() {
         pool.trim();
         user.join().unwrap();
         assert_whole(&pool);
+    });
+}
+
+#[test]
+fn nothing_is_left_in_a_pool_that_closes_while_an_object_comes_back() {
+    model(3, || {
+        let pool = pool(2, 1, Growth::None);
+        let user = {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || pool.try_get().map(|mut guard| guard.touch()).is_ok())
+        };
+        pool.close();
+        user.join().unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.lent, stats.idle), (0, 0), "{stats}");
+        assert_eq!(stats.created, stats.destroyed, "{stats}");
+        assert!(pool.try_get().is_err());
     });
 }

@@ -273,3 +273,46 @@ fn an_owned_guard_may_be_the_last_to_know_the_pool() {
         user.join().unwrap();
     });
 }
+
+#[test]
+fn nothing_is_left_in_a_pool_that_closes_while_an_object_comes_back() {
+    model(2, || {
+        let pool = pool(2, 1);
+        let user = {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || pool.try_get().map(|mut guard| guard.touch()).is_ok())
+        };
+        pool.close();
+        user.join().unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.lent, stats.idle), (0, 0), "{stats}");
+        assert_eq!(stats.created, stats.destroyed, "{stats}");
+        assert!(pool.try_get().is_err());
+    });
+}
+
+#[test]
+fn who_waits_is_served_or_told_that_the_pool_is_closed() {
+    model(2, || {
+        let pool = pool(1, 1);
+        let held = pool.try_get().unwrap();
+        let user = {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || match pool.get() {
+                Ok(mut guard) => {
+                    guard.touch();
+                }
+                Err(error) => assert_eq!(error.code(), "closed"),
+            })
+        };
+        let closer = {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || pool.close())
+        };
+        drop(held);
+        user.join().unwrap();
+        closer.join().unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.lent, stats.idle), (0, 0), "{stats}");
+    });
+}

@@ -64,7 +64,9 @@ fn a_new_object_whose_size_panics_is_dropped_and_its_place_free() {
     factory.panics.heap_size.arm(0);
     assert_eq!(catch(|| pool.try_get().map(drop)).unwrap_err(), "injected");
     factory.counter.assert_all_dropped();
-    assert_eq!((pool.stats().created, pool.stats().lent), (0, 0));
+    let stats = pool.stats();
+    assert_eq!((stats.created, stats.quarantined, stats.lent), (1, 1, 0));
+    assert_eq!(factory.goodbyes.load(std::sync::atomic::Ordering::SeqCst), 1);
     account.assert_balance(own);
     assert!(pool.try_get().is_ok());
 }

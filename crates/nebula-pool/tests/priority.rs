@@ -2,12 +2,16 @@
 
 mod common;
 
-use std::{sync::Mutex, thread, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
 
 use common::{LIMIT, block_on, poll, until};
-use nebula_memory_core::{PressureLevel, Reclaim};
+use nebula_memory_core::{Account, MemoryError, PressureLevel, Reclaim};
 use nebula_pool::{PoolConfig, Poolable, PriorityPool};
-use nebula_testing::watchdog;
+use nebula_testing::{CountingAccount, watchdog};
 
 fn pool(capacity: usize, overtakes: u32) -> PriorityPool<String> {
     let config = PoolConfig::builder().capacity(capacity).build().unwrap();
@@ -99,9 +103,53 @@ fn time_outs_and_dropped_futures_leave_the_line() {
 
 #[test]
 fn owned_guards_have_priorities_too() {
-    let pool = std::sync::Arc::new(pool(1, 4));
-    drop(pool.get_owned_with(3).unwrap());
-    assert!(format!("{pool:?}").starts_with("PriorityPool"));
+    watchdog(LIMIT, || {
+        let pool = Arc::new(pool(1, 4));
+        let held = pool.get_owned_with(3).unwrap();
+        let error = pool.get_owned_timeout_with(3, Duration::from_millis(1)).unwrap_err();
+        assert_eq!(error.code(), "timeout");
+        let mut low = Box::pin(pool.clone().get_owned_async_with(0));
+        assert!(poll(low.as_mut()).is_pending());
+        let high = pool.clone().get_owned_async_with(1);
+        let served = thread::spawn(move || drop(block_on(high).unwrap()));
+        until(|| pool.waiting() == 2);
+        drop(held);
+        served.join().unwrap();
+        drop(block_on(low).unwrap());
+        drop(pool.get_owned_timeout_with(3, LIMIT).unwrap());
+        assert!(format!("{pool:?}").starts_with("PriorityPool"));
+    });
+}
+
+#[test]
+fn closing_ends_the_waiting_of_every_priority() {
+    watchdog(LIMIT, || {
+        let pool = pool(1, 4);
+        let held = pool.try_get().unwrap();
+        let mut low = Box::pin(pool.get_async());
+        assert!(poll(low.as_mut()).is_pending());
+        thread::scope(|s| {
+            let high = s.spawn(|| pool.get_with(9).map(drop));
+            until(|| pool.waiting() == 2);
+            pool.close();
+            assert_eq!(high.join().unwrap().unwrap_err().code(), "closed");
+        });
+        assert_eq!(block_on(low).unwrap_err().code(), "closed");
+        assert_eq!(pool.get_with(255).unwrap_err().code(), "closed");
+        drop(held);
+        assert_eq!((pool.stats().idle, pool.stats().lent), (0, 0));
+    });
+}
+
+#[test]
+fn it_can_be_made_in_every_way() {
+    let config = PoolConfig::builder().capacity(2).build().unwrap();
+    let account = CountingAccount::new();
+    let pool = PriorityPool::new_in(&config, account.clone(), 4, || String::from("x")).unwrap();
+    assert!(pool.account().same_account(&account) && account.balance() > 0);
+    let failing = || Err(MemoryError::Closed { what: "the factory" });
+    let pool = PriorityPool::<String>::try_new(&config, 4, failing).unwrap();
+    assert_eq!(pool.get_with(1).unwrap_err().code(), "closed");
 }
 
 /// An object that tells its value.

@@ -10,7 +10,10 @@ use std::{
 
 use common::Object;
 use nebula_memory_core::{Account, MemoryError, Reclaim, Unlimited};
-use nebula_pool::{OwnedGuard, PoolConfig, PoolGuard, PoolStats, Poolable, ThreadSafePool};
+use nebula_pool::{
+    Hooked, LocalHooked, ObjectPool, OwnedGuard, PoolConfig, PoolGuard, PoolStats, Poolable,
+    ThreadSafePool,
+};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
 macro_rules! poolable {
@@ -83,6 +86,30 @@ assert_not_impl_any!(PoolGuard<'static, ThreadSafePool<Plain, Purse>>: Send, Syn
 assert_not_impl_any!(OwnedGuard<ThreadSafePool<Plain, Purse>>: Send, Sync);
 assert_not_impl_any!(ThreadSafePool<Plain, Tied>: Send, Sync, Reclaim);
 assert_not_impl_any!(OwnedGuard<ThreadSafePool<Plain, Tied>>: Send, Sync);
+
+// The same for the other pools that threads share.
+macro_rules! shared_alike {
+    ($($pool:ident),*) => {$(
+        assert_impl_all!(nebula_pool::$pool<Moving>: Send, Sync, Reclaim);
+        assert_impl_all!(OwnedGuard<nebula_pool::$pool<Moving>>: Send);
+        assert_not_impl_any!(PoolGuard<'static, nebula_pool::$pool<Moving>>: Sync);
+        assert_not_impl_any!(OwnedGuard<nebula_pool::$pool<Moving>>: Sync);
+        assert_not_impl_any!(nebula_pool::$pool<Local>: Send, Sync, Reclaim);
+        assert_not_impl_any!(OwnedGuard<nebula_pool::$pool<Local>>: Send, Sync);
+        assert_not_impl_any!(nebula_pool::$pool<Plain, Purse>: Sync, Reclaim);
+        assert_not_impl_any!(nebula_pool::$pool<Plain, Tied>: Send, Sync, Reclaim);
+        assert_not_impl_any!(OwnedGuard<nebula_pool::$pool<Plain, Tied>>: Send, Sync);
+    )*};
+}
+
+shared_alike!(LockFreePool, TtlPool, PriorityPool, HierarchicalPool);
+
+// A pool of one thread stays there, whatever it is of.
+assert_not_impl_any!(ObjectPool<Plain>: Send, Sync, Reclaim);
+assert_not_impl_any!(PoolGuard<'static, ObjectPool<Plain>>: Send, Sync);
+assert_not_impl_any!(OwnedGuard<ObjectPool<Plain>>: Send, Sync);
+assert_impl_all!(Hooked<u32>: Send, Sync);
+assert_not_impl_any!(LocalHooked<u32>: Send, Sync);
 
 assert_impl_all!(PoolConfig: Send, Sync, Clone);
 assert_impl_all!(PoolStats: Send, Sync, Copy, std::fmt::Display);

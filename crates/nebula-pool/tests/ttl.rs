@@ -7,11 +7,11 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use common::{Factory, LIMIT, Object, until};
-use nebula_memory_core::{Clock, ManualClock};
+use nebula_memory_core::{Clock, ManualClock, Unlimited};
 use nebula_pool::{PoolConfig, PoolConfigBuilder, TtlPool};
 use nebula_testing::{CountingAccount, watchdog};
 
@@ -38,7 +38,7 @@ fn pool(config: PoolConfigBuilder) -> (Arc<Pool>, Arc<Watched>, Factory) {
     let (clock, factory) = (Arc::new(Watched::default()), Factory::of(10));
     let (config, make) = (config.build().unwrap(), factory.clone());
     let account = CountingAccount::new();
-    let pool = TtlPool::try_new_in(&config, account, clock.clone(), move || make.make());
+    let pool = TtlPool::with_clock(&config, account, clock.clone(), move || make.make());
     (Arc::new(pool.unwrap()), clock, factory)
 }
 
@@ -77,10 +77,9 @@ fn the_sweep_drops_what_was_idle_for_too_long() {
     let (pool, clock, factory) = pool(of(3).idle_time(HOUR));
     let (a, b) = (pool.try_get().unwrap(), pool.try_get().unwrap());
     drop(a);
-    pool.maintain().unwrap();
     clock.clock.advance(HOUR / 2);
+    pool.tick();
     drop(b);
-    pool.maintain().unwrap();
     clock.clock.advance(HOUR / 2);
     assert_eq!(pool.maintain().unwrap().dropped, 1, "the one that was idle for an hour");
     clock.clock.advance(HOUR / 2);
@@ -90,18 +89,75 @@ fn the_sweep_drops_what_was_idle_for_too_long() {
 }
 
 #[test]
-fn idle_times_are_never_cut_short() {
+fn idle_times_begin_when_the_time_was_read_last_before_the_return() {
     let (pool, clock, _) = pool(of(1).idle_time(HOUR));
+    let guard = pool.try_get().unwrap();
+    clock.clock.advance(HOUR * 3);
+    pool.tick();
+    drop(guard);
+    clock.clock.advance(HOUR * 6 / 7);
     drop(pool.try_get().unwrap());
-    for _ in 0..10 {
-        // Nobody looked for much longer than the idle time, and then it has just come back.
-        clock.clock.advance(HOUR * 3);
-        drop(pool.try_get().unwrap());
-        assert_eq!(pool.maintain().unwrap().dropped, 0);
-        clock.clock.advance(HOUR * 6 / 7);
-        assert_eq!(pool.maintain().unwrap().dropped, 0);
+    assert_eq!(pool.stats().created, 1, "not cut short");
+    let guard = pool.try_get().unwrap();
+    clock.clock.advance(HOUR);
+    drop(guard); // Nobody knows what time it is.
+    drop(pool.try_get().unwrap());
+    assert_eq!(pool.stats().created, 2, "it may have been idle for an hour");
+}
+
+#[test]
+fn what_is_over_its_time_is_never_lent_on_any_path() {
+    let (pool, clock, _) = pool(of(4).lifetime(MINUTE).idle_time(MINUTE / 6));
+    drop(pool.get().unwrap());
+    for hours in 1..100 {
+        clock.clock.advance(HOUR);
+        // The thread's own slot.
+        drop(pool.get().unwrap());
+        assert_eq!(pool.stats().expired, hours);
     }
-    assert_eq!(pool.stats().created, 1);
+}
+
+#[test]
+fn a_clock_that_was_wrong_for_a_while_does_not_make_objects_last() {
+    /// A clock that breaks its contract.
+    struct Jumpy(AtomicUsize);
+    impl Clock for Jumpy {
+        fn now(&self) -> Duration {
+            Duration::from_secs(self.0.load(SeqCst) as u64)
+        }
+    }
+    let clock = Arc::new(Jumpy(AtomicUsize::new(1_000_000)));
+    let config = of(1).lifetime(MINUTE).build().unwrap();
+    let pool = TtlPool::with_clock(&config, Unlimited, clock.clone(), || Ok(String::new()));
+    let pool = pool.unwrap();
+    drop(pool.get().unwrap());
+    clock.0.store(10, SeqCst);
+    for seconds in (10..6010).step_by(60) {
+        clock.0.store(seconds, SeqCst);
+        drop(pool.get().unwrap());
+    }
+    assert_eq!(pool.stats().created, 101);
+    clock.0.store(usize::MAX, SeqCst);
+    drop(pool.get().unwrap());
+    assert!(pool.try_get().is_ok());
+}
+
+#[test]
+fn the_machines_clock_does_for_times_of_any_length() {
+    for time in [Duration::from_millis(20), Duration::from_secs(1)] {
+        for config in [of(1).idle_time(time), of(1).lifetime(time)] {
+            let pool = TtlPool::new(&config.build().unwrap(), String::new).unwrap();
+            drop(pool.get().unwrap());
+            let start = Instant::now();
+            while pool.stats().expired == 0 {
+                assert!(start.elapsed() < LIMIT, "it never ends");
+                pool.maintain().unwrap();
+                std::thread::yield_now();
+            }
+            // Seven eighths, and less what the pool's time and the clock may be late by.
+            assert!(start.elapsed() >= time * 3 / 4, "it ended too early");
+        }
+    }
 }
 
 #[test]
@@ -128,14 +184,54 @@ fn a_get_that_has_to_look_around_reads_the_clock() {
 }
 
 #[test]
-fn neither_a_return_nor_a_get_of_ones_own_reads_the_clock() {
+fn a_get_reads_the_clock_and_a_return_does_not() {
     let (pool, clock, _) = pool(of(1).lifetime(HOUR).idle_time(MINUTE));
     drop(pool.try_get().unwrap());
-    let reads = clock.reads.load(SeqCst);
-    for _ in 0..100 {
-        drop(pool.try_get().unwrap());
+    for _ in 0..10 {
+        let reads = clock.reads.load(SeqCst);
+        let guard = pool.try_get().unwrap();
+        assert_eq!(clock.reads.load(SeqCst), reads + 1);
+        drop(guard);
+        assert_eq!(clock.reads.load(SeqCst), reads + 1);
     }
-    assert_eq!(clock.reads.load(SeqCst), reads);
+}
+
+#[test]
+fn while_a_thread_keeps_the_time_gets_read_no_clock() {
+    watchdog(LIMIT, || {
+        // It looks at the clock once in 16 hours.
+        let (pool, clock, _) = pool(of(1).lifetime(HOUR * 256));
+        drop(pool.try_get().unwrap());
+        let maintainer = pool.maintain_every(HOUR).unwrap();
+        // The first maintenance, and one more look when it goes to sleep.
+        let reads_of_a_get = || {
+            let reads = clock.reads.load(SeqCst);
+            drop(pool.try_get().unwrap());
+            clock.reads.load(SeqCst) - reads
+        };
+        until(|| maintainer.rounds() == 1 && reads_of_a_get() == 0);
+        for _ in 0..100 {
+            assert_eq!(reads_of_a_get(), 0);
+        }
+        drop(maintainer);
+        assert_eq!(reads_of_a_get(), 1);
+    });
+}
+
+#[test]
+fn a_thread_that_keeps_the_time_does_so_between_its_rounds() {
+    watchdog(LIMIT, || {
+        let (pool, clock, _) = pool(of(1).lifetime(Duration::from_millis(16)));
+        drop(pool.try_get().unwrap());
+        let maintainer = pool.maintain_every(HOUR).unwrap();
+        until(|| maintainer.rounds() == 1);
+        clock.clock.advance(HOUR);
+        until(|| {
+            drop(pool.try_get().unwrap());
+            pool.stats().expired == 1
+        });
+        assert_eq!(maintainer.rounds(), 1);
+    });
 }
 
 #[test]
@@ -198,5 +294,23 @@ fn a_maintainer_that_sleeps_for_ever_ends_at_once() {
         let maintainer = pool.maintain_every(Duration::MAX).unwrap();
         until(|| maintainer.rounds() == 1);
         drop(maintainer);
+    });
+}
+
+#[test]
+fn an_interval_of_zero_is_refused() {
+    let (pool, ..) = pool(of(1).lifetime(HOUR));
+    assert_eq!(pool.maintain_every(Duration::ZERO).unwrap_err().code(), "invalid_config");
+}
+
+#[test]
+fn a_maintainer_ends_with_its_pool_and_not_at_its_next_round() {
+    watchdog(LIMIT, || {
+        let (pool, ..) = pool(of(1).lifetime(HOUR));
+        let maintainer = pool.maintain_every(HOUR).unwrap();
+        until(|| maintainer.rounds() == 1);
+        assert!(!maintainer.is_over());
+        drop(pool);
+        until(|| maintainer.is_over());
     });
 }

@@ -31,12 +31,32 @@ shared!(thread_safe, || ThreadSafePool::new(&config(), T::make));
 shared!(lock_free, || LockFreePool::new(&config(), T::make));
 shared!(priority, || PriorityPool::new(&config(), 16, T::make));
 shared!(hierarchical, || HierarchicalPool::new(&config(), T::make));
-shared!(ttl, || {
+shared!(
+    /// Gets read the clock.
+    ttl, || TtlPool::new(&ttl_config(), T::make)
+);
+
+fn ttl_config() -> PoolConfig {
     let mut config = config();
     config.idle_time = Some(Duration::from_mins(10));
     config.lifetime = Some(Duration::from_hours(1));
-    TtlPool::new(&config, T::make)
-});
+    config
+}
+
+/// A thread keeps the time.
+pub(super) fn ttl_kept<T: Subject>(threads: usize) -> Contender {
+    let setup = || {
+        let pool = Arc::new(TtlPool::new(&ttl_config(), T::make).expect("a pool"));
+        let maintainer = pool.maintain_every(Duration::from_mins(1)).expect("a thread");
+        while maintainer.rounds() == 0 {
+            std::thread::yield_now();
+        }
+        (pool, maintainer)
+    };
+    Contender::threads("ours", threads, setup, |(pool, _), thread: Thread| {
+        repeat(thread.iterations, || pool.try_get().expect("an object").touch());
+    })
+}
 
 pub(super) fn object_pool<T: Subject>() -> Contender {
     let setup = || ObjectPool::new(&config(), T::make).expect("a pool");

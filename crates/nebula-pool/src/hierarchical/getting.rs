@@ -1,22 +1,12 @@
 //! Taking an object out of a tree of pools: at once, or after standing in line.
 
 use std::{
-    collections::VecDeque,
-    future::Future,
-    panic::Location,
-    pin::Pin,
-    ptr::NonNull,
-    sync::atomic::Ordering::Relaxed,
-    task::{Context, Poll},
-    time::{Duration, Instant},
+    future::Future, panic::Location, ptr::NonNull, sync::atomic::Ordering::Relaxed, time::Duration,
 };
 
-use nebula_memory_core::{Account, MemoryError, WaitSlot, panics::quietly, sync::Arc};
+use nebula_memory_core::{Account, MemoryError, sync::Arc};
 
-use super::{
-    HierarchicalPool, Place, Taken,
-    tree::{Attempt, InLine, State},
-};
+use super::{HierarchicalPool, line::Begun, node::Place, tree::Taken};
 use crate::{OwnedGuard, PoolGuard, Poolable, books::Cause, watch::Site, workshop};
 
 impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
@@ -24,32 +14,35 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     ///
     /// # Errors
     /// - [`MemoryError::PoolExhausted`] if this level, or one above it, has its limit's worth of
-    ///   objects lent; or if others wait for objects of this tree.
+    ///   objects lent, or promised to those who wait.
+    /// - [`MemoryError::Closed`] if the level was [closed](Self::close).
     /// - The error of the factory or the account's refusal, explained, if an object had to be made
-    ///   or borrowed, or places for more; its place is free again.
+    ///   or borrowed, or places for more; its room is free again.
     ///
     /// # Panics
-    /// If the factory does; its place is free again.
+    /// If the factory does; its room is free again.
+    #[inline]
     #[track_caller]
     pub fn try_get(&self) -> Result<PoolGuard<'_, Self>, MemoryError> {
         let site = Location::caller();
-        match self.get_now(site)? {
-            Some(guard) => Ok(guard),
-            None => {
-                let in_use = self.tree.state.lock().levels[self.number].lent;
-                Err(MemoryError::PoolExhausted { in_use, capacity: self.capacity })
-            }
+        match self.own() {
+            Some(place) => self.lend_own(place, site),
+            None => self.get_other(site),
         }
     }
 
     /// Lends an object, and blocks until there is one.
     ///
+    /// A thread that holds guards of this tree while it waits for another can wait for itself.
+    ///
     /// # Errors
-    /// The error of the factory or the account's refusal, explained, if an object had to be made
-    /// or borrowed, or places for more; its place is free again.
+    /// - [`MemoryError::Closed`] if the level is [closed](Self::close).
+    /// - The error of the factory or the account's refusal, explained, if an object had to be made
+    ///   or borrowed, or places for more; its room is free again.
     ///
     /// # Panics
-    /// If the factory does; its place is free again.
+    /// If the factory does; its room is free again.
+    #[inline]
     #[track_caller]
     pub fn get(&self) -> Result<PoolGuard<'_, Self>, MemoryError> {
         self.get_blocking(None, Location::caller())
@@ -61,7 +54,8 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     /// [`MemoryError::Timeout`], and those of [`get`](Self::get).
     ///
     /// # Panics
-    /// If the factory does; its place is free again.
+    /// If the factory does; its room is free again.
+    #[inline]
     #[track_caller]
     pub fn get_timeout(&self, timeout: Duration) -> Result<PoolGuard<'_, Self>, MemoryError> {
         self.get_blocking(Some(timeout), Location::caller())
@@ -77,21 +71,10 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     /// Those of [`get`](Self::get).
     ///
     /// # Panics
-    /// If the factory does; its place is free again.
+    /// If the factory does; its room is free again.
     #[track_caller]
     pub fn get_async(&self) -> impl Future<Output = Result<PoolGuard<'_, Self>, MemoryError>> {
-        let site = Location::caller();
-        async move {
-            if let Some(guard) = self.get_now(site)? {
-                return Ok(guard);
-            }
-            let waiter = self.join();
-            self.serve();
-            let began = self.workshop.books.wait();
-            let taken = waiter.await;
-            drop(began);
-            self.lend(taken?, site)
-        }
+        self.get_waiting(Location::caller())
     }
 
     /// As [`try_get`](Self::try_get), with a guard that keeps the pool alive and borrows nothing.
@@ -100,7 +83,8 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     /// Those of [`try_get`](Self::try_get).
     ///
     /// # Panics
-    /// If the factory does; its place is free again.
+    /// If the factory does; its room is free again.
+    #[inline]
     #[track_caller]
     pub fn try_get_owned(self: &Arc<Self>) -> Result<OwnedGuard<Self>, MemoryError> {
         let guard = self.try_get()?;
@@ -113,304 +97,267 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     /// Those of [`get`](Self::get).
     ///
     /// # Panics
-    /// If the factory does; its place is free again.
+    /// If the factory does; its room is free again.
+    #[inline]
     #[track_caller]
     pub fn get_owned(self: &Arc<Self>) -> Result<OwnedGuard<Self>, MemoryError> {
         let guard = self.get()?;
         Ok(OwnedGuard::new(Arc::clone(self), guard))
     }
 
-    fn get_now(&self, site: Site) -> Result<Option<PoolGuard<'_, Self>>, MemoryError> {
-        // Not past those who wait.
-        if self.waiting() > 0 {
-            return Ok(None);
-        }
-        match self.take()? {
-            Some(taken) => self.lend(taken, site).map(Some),
-            None => Ok(None),
+    /// As [`get_timeout`](Self::get_timeout), with a guard that keeps the pool alive and borrows
+    /// nothing.
+    ///
+    /// # Errors
+    /// Those of [`get_timeout`](Self::get_timeout).
+    ///
+    /// # Panics
+    /// If the factory does; its room is free again.
+    #[inline]
+    #[track_caller]
+    pub fn get_owned_timeout(
+        self: &Arc<Self>,
+        timeout: Duration,
+    ) -> Result<OwnedGuard<Self>, MemoryError> {
+        let guard = self.get_timeout(timeout)?;
+        Ok(OwnedGuard::new(Arc::clone(self), guard))
+    }
+
+    /// As [`get_async`](Self::get_async), with a guard that keeps the pool alive and borrows
+    /// nothing; neither does the future.
+    ///
+    /// # Errors
+    /// Those of [`get_async`](Self::get_async).
+    ///
+    /// # Panics
+    /// If the factory does; its room is free again.
+    #[track_caller]
+    pub fn get_owned_async(
+        self: Arc<Self>,
+    ) -> impl Future<Output = Result<OwnedGuard<Self>, MemoryError>> {
+        let site = Location::caller();
+        async move {
+            let guard = self.get_waiting(site).await?;
+            Ok(OwnedGuard::new(Arc::clone(&self), guard))
         }
     }
 
+    /// Takes an idle object of the level's own.
+    #[inline]
+    fn own(&self) -> Option<NonNull<Place<T>>> {
+        let mut state = self.tree.lock();
+        let level = &mut state.levels[self.number];
+        if level.closed { None } else { level.pop() }
+    }
+
+    /// What a get does for which there was nothing of the level's own.
+    #[cold]
+    #[inline(never)]
+    fn get_other(&self, site: Site) -> Result<PoolGuard<'_, Self>, MemoryError> {
+        match self.take()? {
+            Some(taken) => self.lend(taken, site),
+            None => {
+                let in_use = self.tree.lock().levels[self.number].lent;
+                Err(MemoryError::PoolExhausted { in_use, capacity: self.capacity })
+            }
+        }
+    }
+
+    #[inline]
     fn get_blocking(
         &self,
         timeout: Option<Duration>,
         site: Site,
     ) -> Result<PoolGuard<'_, Self>, MemoryError> {
-        if let Some(guard) = self.get_now(site)? {
-            return Ok(guard);
+        match self.own() {
+            Some(place) => self.lend_own(place, site),
+            None => self.get_after_all(timeout, site),
         }
-        let waiter = self.join();
-        self.serve();
-        let began = self.workshop.books.wait();
-        let taken = waiter.wait(timeout);
-        drop(began);
-        self.lend(taken?, site)
     }
 
-    /// Takes an object, or the place for one, if there is any.
-    fn take(&self) -> Result<Option<Taken<T, A>>, MemoryError> {
-        self.take_by(|state| state.take(self.number))
-    }
-
-    /// As [`take`](Self::take), in that way.
-    pub(super) fn take_by(
+    #[cold]
+    #[inline(never)]
+    fn get_after_all(
         &self,
-        take: impl Fn(&mut State<T, A>) -> Attempt<T, A>,
-    ) -> Result<Option<Taken<T, A>>, MemoryError> {
-        loop {
-            let attempt = take(&mut self.tree.state.lock());
-            match attempt {
-                Attempt::Taken(taken) => return Ok(Some(taken)),
-                Attempt::Grow => self.grow()?,
-                Attempt::Exhausted => return Ok(None),
+        timeout: Option<Duration>,
+        site: Site,
+    ) -> Result<PoolGuard<'_, Self>, MemoryError> {
+        let taken = match self.begin()? {
+            Begun::Served(taken) => taken,
+            Begun::Waiting(waiter) => {
+                let began = self.workshop.books.wait();
+                let taken = waiter.wait(timeout);
+                drop(began);
+                taken?
             }
-        }
-    }
-
-    /// Makes what was taken this level's: brings it into its books, and sees to it that there is a
-    /// good object; whether that is a new one.
-    pub(super) fn accept(
-        &self,
-        taken: Taken<T, A>,
-    ) -> Result<(Claim<'_, T, A>, bool), MemoryError> {
-        let Taken { place, from } = taken;
-        // SAFETY: slots live for as long as the tree's table.
-        let slot = unsafe { place.as_ref() };
-        match from {
-            Some(from) => self.move_in(&from, place)?,
-            None => slot.head.set_level(self.number),
-        }
-        let claim = Claim { pool: self, place };
-        if slot.is_full() {
-            // SAFETY: the slot is the claim's, and has an object.
-            if let Some(cause) = unsafe { workshop::fault(slot) } {
-                // SAFETY: as above.
-                unsafe { self.workshop.discard(slot, cause) };
-            }
-        }
-        let fresh = !slot.is_full();
-        if fresh {
-            // SAFETY: the slot is the claim's, and empty.
-            unsafe { self.workshop.make(slot)? };
-        }
-        Ok((claim, fresh))
-    }
-
-    /// Brings an object that was taken from another level into this one's books.
-    fn move_in(&self, from: &Self, place: NonNull<Place<T>>) -> Result<(), MemoryError> {
-        // SAFETY: slots live for as long as the tree's table.
-        let slot = unsafe { place.as_ref() };
-        let bytes = slot.charged();
-        from.workshop.books.release(bytes);
-        let refused = match self.workshop.books.admit(bytes) {
-            Ok(()) => {
-                // Before the other level can end, which drops what it finds to be its own.
-                slot.head.set_level(self.number);
-                self.borrowed.fetch_add(1, Relaxed);
-                from.passed.fetch_add(1, Relaxed);
-                return Ok(());
-            }
-            Err(error) => error,
         };
-        let back = from.workshop.books.admit(bytes).is_ok();
-        if !back {
-            // SAFETY: the slot is ours, and has an object, which is in nobody's books.
-            let (object, _) = unsafe { slot.take() };
-            quietly(move || object.destroy());
-            from.workshop.books.destroy_uncharged(Cause::Unaffordable);
-        }
-        {
-            let mut state = self.tree.state.lock();
-            state.levels[self.number].lent -= 1;
-            state.move_held(self.number, from.number);
-            if back {
-                // SAFETY: the place is this tree's, and ours until now.
-                unsafe { state.put_idle(from.number, place) };
-            } else {
-                // SAFETY: the place is this tree's, and ours until now.
-                unsafe { state.vacate_idle(from.number, place) };
-            }
-        }
-        self.serve();
-        Err(refused)
+        self.lend(taken, site)
     }
 
+    async fn get_waiting(&self, site: Site) -> Result<PoolGuard<'_, Self>, MemoryError> {
+        if let Some(place) = self.own() {
+            return self.lend_own(place, site);
+        }
+        let taken = match self.begin()? {
+            Begun::Served(taken) => taken,
+            Begun::Waiting(waiter) => {
+                let began = self.workshop.books.wait();
+                let taken = waiter.await;
+                drop(began);
+                taken?
+            }
+        };
+        self.lend(taken, site)
+    }
+
+    /// Makes a guard of an idle object that was taken, if it is good; or of a new one.
+    #[inline]
+    fn lend_own(
+        &self,
+        place: NonNull<Place<T>>,
+        site: Site,
+    ) -> Result<PoolGuard<'_, Self>, MemoryError> {
+        // SAFETY: slots live for as long as the tree's table.
+        let slot = unsafe { place.as_ref() };
+        // SAFETY: the slot is ours, and has an object.
+        match unsafe { workshop::fault(slot) } {
+            None => Ok(self.guard(place, site)),
+            Some(cause) => self.lend_new(place, cause, site),
+        }
+    }
+
+    /// Makes a guard with a new object in the place of one that is to be destroyed for `cause`.
+    #[cold]
+    #[inline(never)]
+    fn lend_new(
+        &self,
+        place: NonNull<Place<T>>,
+        cause: Cause,
+        site: Site,
+    ) -> Result<PoolGuard<'_, Self>, MemoryError> {
+        let claim = Claim::new(self, Taken::Own(place));
+        // SAFETY: slots live for as long as the tree's table.
+        let slot = unsafe { place.as_ref() };
+        // SAFETY: the slot is the claim's, and has an object.
+        unsafe { self.workshop.discard(slot, cause) };
+        self.make(&claim, place)?;
+        self.workshop.books.lend_fresh();
+        claim.forget();
+        Ok(self.guard(place, site))
+    }
+
+    /// Makes a guard of whatever was taken.
     fn lend(&self, taken: Taken<T, A>, site: Site) -> Result<PoolGuard<'_, Self>, MemoryError> {
-        let (claim, fresh) = self.accept(taken)?;
-        if fresh {
-            self.workshop.books.lend_fresh();
+        let mut claim = Claim::new(self, taken);
+        let place = self.settle(&mut claim)?;
+        // SAFETY: slots live for as long as the tree's table.
+        if unsafe { place.as_ref() }.is_full() {
+            claim.forget();
+            return self.lend_own(place, site);
         }
-        let place = claim.into_place();
+        self.make(&claim, place)?;
+        self.workshop.books.lend_fresh();
+        claim.forget();
+        Ok(self.guard(place, site))
+    }
+
+    /// Makes a guard of a place with a good object.
+    #[inline]
+    fn guard(&self, place: NonNull<Place<T>>, site: Site) -> PoolGuard<'_, Self> {
+        // SAFETY: slots live for as long as the tree's table.
+        self.workshop.lend(unsafe { place.as_ref() }, site);
+        // SAFETY: it is one of the tree's, is on no list, and has an object.
+        unsafe { PoolGuard::new(self, place) }
+    }
+
+    /// Makes whatever is claimed a place of the level's own: brings the object into its books, or
+    /// finds a place for a new one.
+    fn settle(&self, claim: &mut Claim<'_, T, A>) -> Result<NonNull<Place<T>>, MemoryError> {
+        let place = match &claim.taken {
+            Taken::Own(place) => return Ok(*place),
+            Taken::Borrowed(place, from) => {
+                self.admit(*place, from)?;
+                *place
+            }
+            Taken::Room => self.find_place()?,
+        };
+        // Perhaps the last handle of the level that it came from.
+        claim.taken = Taken::Own(place);
+        Ok(place)
+    }
+
+    /// Brings an object that counts as lent by this level from the books of another into its own.
+    pub(super) fn admit(&self, place: NonNull<Place<T>>, from: &Self) -> Result<(), MemoryError> {
         // SAFETY: slots live for as long as the tree's table.
         let slot = unsafe { place.as_ref() };
-        self.gets.fetch_add(1, Relaxed);
-        self.workshop.lend(slot, site);
-        // SAFETY: it is one of the tree's, is on no list, and has an object.
-        Ok(unsafe { PoolGuard::new(self, place) })
+        from.workshop.books.pass(&self.workshop.books, slot.charged())?;
+        // Before the other level can end, which drops what it finds to be its own.
+        slot.head.set_level(self.number);
+        self.borrowed.fetch_add(1, Relaxed);
+        from.passed.fetch_add(1, Relaxed);
+        Ok(())
     }
 
-    /// Gives what was taken for this level back to where it was.
-    fn untake(&self, taken: Taken<T, A>) {
-        {
-            let mut state = self.tree.state.lock();
+    /// A vacant place. There is one for everybody who has room, or there can be.
+    fn find_place(&self) -> Result<NonNull<Place<T>>, MemoryError> {
+        loop {
+            // SAFETY: the table lives as long as the tree.
+            let place = unsafe { self.tree.lock().vacant.pop() };
+            match place {
+                Some(place) => return Ok(place),
+                None => self.grow()?,
+            }
+        }
+    }
+
+    /// Puts a new object into a place that is claimed, and empty.
+    fn make(&self, claim: &Claim<'_, T, A>, place: NonNull<Place<T>>) -> Result<(), MemoryError> {
+        debug_assert!(matches!(claim.taken, Taken::Own(claimed) if claimed == place));
+        // SAFETY: slots live for as long as the tree's table.
+        let slot = unsafe { place.as_ref() };
+        slot.head.set_level(self.number);
+        // SAFETY: the slot is the claim's, and empty.
+        unsafe { self.workshop.make(slot) }
+    }
+
+    /// Makes idle objects, as far as there is room; or borrows some that are idle above.
+    pub(super) fn fill(&self, objects: usize) -> Result<(), MemoryError> {
+        for _ in 0..objects {
+            let taken = self.tree.lock().take_from_others(self.number, false)?;
+            let Some(taken) = taken else { break };
+            let mut claim = Claim::new(self, taken);
+            let place = self.settle(&mut claim)?;
             // SAFETY: slots live for as long as the tree's table.
-            let full = unsafe { taken.place.as_ref() }.is_full();
-            match &taken.from {
-                Some(from) => {
-                    state.levels[self.number].lent -= 1;
-                    state.move_held(self.number, from.number);
-                    // SAFETY: the place is this tree's, and ours until now.
-                    unsafe { state.put_idle(from.number, taken.place) };
-                }
-                // SAFETY: the place is this tree's, and ours until now.
-                None if full => unsafe { state.put(self.number, taken.place) },
-                // SAFETY: the place is this tree's, and ours until now.
-                None => unsafe { state.vacate(self.number, taken.place) },
+            if !unsafe { place.as_ref() }.is_full() {
+                self.make(&claim, place)?;
             }
         }
-        // Perhaps the last handle of that level; it may have been waiting for this.
-        drop(taken);
-        self.serve();
-    }
-
-    fn join(&self) -> Waiter<'_, T, A> {
-        let slot = Arc::new(WaitSlot::new());
-        // Room for a longer line; what it replaces is freed at the end, without the lock.
-        let mut room = VecDeque::new();
-        let ticket = loop {
-            let mut state = self.tree.state.lock();
-            let len = state.line.len();
-            if len == state.line.capacity() {
-                if room.capacity() <= len {
-                    drop(state);
-                    room = VecDeque::with_capacity((2 * len).max(4));
-                    continue;
-                }
-                room.append(&mut state.line);
-                std::mem::swap(&mut room, &mut state.line);
-            }
-            let ticket = state.next_ticket;
-            state.next_ticket += 1;
-            let slot = Arc::clone(&slot);
-            state.line.push_back(InLine { ticket, level: self.number, slot });
-            self.tree.waiting.store(len + 1, Relaxed);
-            break ticket;
-        };
-        Waiter { pool: self, slot, ticket, done: false }
-    }
-
-    /// Hands what there is to those who wait: each time to the first who can be served. To be called
-    /// after anything came free, and after the line was joined.
-    pub(super) fn serve(&self) {
-        while self.waiting() > 0 {
-            let (served, grow) = {
-                let mut state = self.tree.state.lock();
-                let mut served = None;
-                let mut grow = false;
-                for at in 0..state.line.len() {
-                    let level = state.line[at].level;
-                    match state.take(level) {
-                        Attempt::Taken(taken) => {
-                            if let Some(first) = state.line.remove(at) {
-                                self.tree.waiting.store(state.line.len(), Relaxed);
-                                // Still under the lock: who leaves the line finds itself either in
-                                // it or served.
-                                first.slot.put(Ok(taken));
-                                served = Some(first.slot);
-                            }
-                            break;
-                        }
-                        Attempt::Grow => {
-                            grow = true;
-                            break;
-                        }
-                        Attempt::Exhausted => {}
-                    }
-                }
-                (served, grow)
-            };
-            if let Some(slot) = served {
-                slot.wake();
-            } else if !grow || self.grow().is_err() {
-                return;
-            }
-        }
+        Ok(())
     }
 }
 
-/// An object of a level, or a place for one, that goes back when it is dropped.
-pub(super) struct Claim<'p, T: Poolable, A: Account> {
+/// What was taken for a level, and goes back when this is dropped.
+struct Claim<'p, T: Poolable, A: Account> {
     pool: &'p HierarchicalPool<T, A>,
-    place: NonNull<Place<T>>,
+    taken: Taken<T, A>,
 }
 
-impl<T: Poolable, A: Account> Claim<'_, T, A> {
-    /// The place, which is the caller's from now on.
-    fn into_place(self) -> NonNull<Place<T>> {
-        std::mem::ManuallyDrop::new(self).place
+impl<'p, T: Poolable, A: Account> Claim<'p, T, A> {
+    const fn new(pool: &'p HierarchicalPool<T, A>, taken: Taken<T, A>) -> Self {
+        Self { pool, taken }
+    }
+
+    /// The place, which is the level's own, is the caller's from now on.
+    fn forget(self) {
+        debug_assert!(matches!(self.taken, Taken::Own(_)));
+        std::mem::forget(self);
     }
 }
 
 impl<T: Poolable, A: Account> Drop for Claim<'_, T, A> {
     fn drop(&mut self) {
-        self.pool.untake(Taken { place: self.place, from: None });
-    }
-}
-
-/// A place in the line of a tree; dropping it gives the place up.
-struct Waiter<'p, T: Poolable, A: Account> {
-    pool: &'p HierarchicalPool<T, A>,
-    slot: Arc<WaitSlot<Taken<T, A>>>,
-    ticket: u64,
-    /// The outcome has been taken, or the line was left.
-    done: bool,
-}
-
-impl<T: Poolable, A: Account> Waiter<'_, T, A> {
-    fn wait(mut self, timeout: Option<Duration>) -> Result<Taken<T, A>, MemoryError> {
-        // A time-out too long for the clock is no time-out.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        if let Some(outcome) = self.slot.wait(deadline) {
-            self.done = true;
-            return outcome;
-        }
-        let over = Err(MemoryError::Timeout { waited: timeout.unwrap_or(Duration::MAX) });
-        self.done = true;
-        // Served at the last moment, if it is not there any more.
-        if self.leave() { over } else { self.slot.try_take().unwrap_or(over) }
-    }
-
-    /// Leaves the line. `false` if it was served before.
-    fn leave(&self) -> bool {
-        let left = {
-            let tree = &self.pool.tree;
-            let mut state = tree.state.lock();
-            let at = state.line.iter().position(|place| place.ticket == self.ticket);
-            let left = at.and_then(|at| state.line.remove(at));
-            tree.waiting.store(state.line.len(), Relaxed);
-            left
-        };
-        left.is_some()
-    }
-}
-
-impl<T: Poolable, A: Account> Future for Waiter<'_, T, A> {
-    type Output = Result<Taken<T, A>, MemoryError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = self.slot.poll_take(cx);
-        self.done |= outcome.is_ready();
-        outcome
-    }
-}
-
-impl<T: Poolable, A: Account> Drop for Waiter<'_, T, A> {
-    fn drop(&mut self) {
-        if self.done || self.leave() {
-            return;
-        }
-        if let Some(Ok(taken)) = self.slot.try_take() {
-            self.pool.untake(taken);
-        }
+        // What is left in its place needs no dropping.
+        let taken = std::mem::replace(&mut self.taken, Taken::Room);
+        self.pool.give_back(taken);
     }
 }

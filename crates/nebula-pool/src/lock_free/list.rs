@@ -9,7 +9,8 @@
 
 use nebula_memory_core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// The parts of a head: the place on top, the number of places, the mark, and the tag.
+/// The parts of a head: the place on top, the number of places, the mark (held, or closed), and the
+/// tag.
 const INDEX: u64 = 0xFFFF;
 const ONE: u64 = 1 << 16;
 const COUNT: u64 = 0x7FFF << 16;
@@ -75,7 +76,13 @@ impl List {
                 return Popped::Held(Held(head));
             }
             let index = index(head);
-            let Some(link) = links.get(index) else { return Popped::Empty };
+            if index as u64 == NONE {
+                return Popped::Empty;
+            }
+            debug_assert!(index < links.len(), "a place of another list");
+            // SAFETY: a head has nothing else but what `push` put there, or was there from the
+            // beginning, all of which have links.
+            let link = unsafe { links.get_unchecked(index) };
             let next = u64::from(link.load(Ordering::Relaxed));
             let rest = (head & !INDEX).wrapping_add(TAG - ONE) | next;
             // Release: for `version`.
@@ -86,27 +93,32 @@ impl List {
         }
     }
 
-    /// Puts a place on top.
+    /// Puts a place on top. Whether the list is [closed](Self::close).
     ///
     /// # Safety
     /// `index` is that of one of `links`, which are this list's, and the place is the caller's.
     #[inline]
-    pub(super) unsafe fn push(&self, links: &[AtomicU32], index: usize) {
+    pub(super) unsafe fn push(&self, links: &[AtomicU32], index: usize) -> bool {
         debug_assert!(index < links.len(), "a place of another list");
         // SAFETY: the caller promises that there is one.
         let link = unsafe { links.get_unchecked(index) };
         let mut head = self.0.load(Ordering::Relaxed);
         loop {
-            debug_assert_eq!(head & HELD, 0, "a place is missing from a list that is held");
             link.store(low(head & INDEX), Ordering::Relaxed);
             let more = (head & !INDEX).wrapping_add(TAG + ONE) | index as u64;
             // Release: the link, and whatever the caller wrote. Pops and other pushes are
             // read-modify-writes, so that they don't break the chain to a later pop of this place.
             match self.0.compare_exchange_weak(head, more, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return,
+                Ok(_) => return head & HELD != 0,
                 Err(other) => head = other,
             }
         }
+    }
+
+    /// Marks a list that is never held: whoever puts a place on it after that gets to know, and what
+    /// was put there before is seen by the caller.
+    pub(super) fn close(&self) {
+        self.0.fetch_or(HELD, Ordering::AcqRel);
     }
 
     /// How many places are in the list.
@@ -180,7 +192,8 @@ mod tests {
         assert_eq!(order, [0, 1, 2]);
         for index in order {
             // SAFETY: it was popped off the other list, which has the same links.
-            unsafe { other.push(&links, index) };
+            let closed = unsafe { other.push(&links, index) };
+            assert!(!closed);
         }
         assert_eq!((list.len(), other.len()), (0, 3));
         assert_eq!(other.pop(&links), Some(2));
@@ -190,6 +203,18 @@ mod tests {
             (other.pop(&links), list.pop(&links), list.pop(&links)),
             (Some(1), Some(2), None)
         );
+    }
+
+    #[test]
+    fn a_closed_list_says_so_and_works() {
+        let links = [0, 1].map(|index| link(index, 2));
+        let list = List::full(2);
+        list.close();
+        assert_eq!((list.len(), list.pop(&links), list.pop(&links)), (2, Some(0), Some(1)));
+        assert_eq!((list.len(), list.pop(&links)), (0, None));
+        // SAFETY: it has just been popped.
+        assert!(unsafe { list.push(&links, 1) });
+        assert_eq!((list.len(), list.pop(&links)), (1, Some(1)));
     }
 
     #[test]

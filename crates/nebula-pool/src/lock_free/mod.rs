@@ -4,35 +4,38 @@
 //! slot; the lists are in `list.rs`, the coming and going of storage in `part.rs`. Gets and returns
 //! that find things as usual are one compare-and-swap each, and touch nothing of the epochs.
 
+mod epochs;
 mod list;
 mod part;
 mod sweeping;
 
 use std::{
-    alloc::Layout,
-    fmt,
-    marker::PhantomData,
-    panic::Location,
-    ptr::NonNull,
-    sync::atomic::{AtomicBool, AtomicUsize},
+    alloc::Layout, fmt, marker::PhantomData, panic::Location, ptr::NonNull,
+    sync::atomic::AtomicUsize,
 };
 
 use nebula_memory_core::{
-    Account, MemoryError, MemoryUsage, StatisticsProvider, StatsSnapshot, Unlimited,
-    layout::array_layout, sync::Arc,
+    Account, MemoryError, Unlimited,
+    layout::array_layout,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use self::{
+    epochs::Epochs,
     list::MOST,
-    part::{Address, Grace, Part, Parts, Place},
+    part::{Address, Part, Parts, Place},
 };
 use crate::{
     Holder, OwnedGuard, PoolConfig, PoolGuard, PoolStats, Poolable,
+    alike::{constructors, told_in_bytes},
     books::{Books, Cause},
     config::Abilities,
     factory::{self, SharedFactory},
     home::Home,
-    keeping::Keeping,
+    keeping::{Keeping, Quota},
     watch::Site,
     workshop::{self, Workshop},
 };
@@ -75,56 +78,24 @@ use crate::{
 /// instructions: in that moment, a pool all of whose others are lent looks exhausted.
 pub struct LockFreePool<T: Poolable, A: Account = Unlimited> {
     capacity: usize,
+    closed: AtomicBool,
     keeping: Keeping,
-    grace: Grace,
+    epochs: Epochs,
     // In the order in which they are dropped: what is charged is freed before it is credited.
     parts: Parts<T>,
     workshop: Workshop<A, SharedFactory<T>>,
 }
 
-/// Bytes of an `Arc` of so many flags: two counters before them.
-fn grace_size(parts: usize) -> usize {
+/// Bytes of the `Arc` of the epochs' flags: two counters before them.
+fn epochs_size(parts: usize) -> usize {
     let counters = Layout::new::<[AtomicUsize; 2]>();
-    let flags = array_layout::<AtomicBool>(parts).unwrap_or(Layout::new::<()>());
+    let flags = array_layout::<u8>(parts).unwrap_or(Layout::new::<()>());
     counters.extend(flags).map_or(0, |(layout, _)| layout.pad_to_align().size())
 }
 
-impl<T: Poolable> LockFreePool<T> {
-    /// A pool whose objects are made by `factory` and charged to nobody.
-    ///
-    /// # Errors
-    /// Those of [`try_new_in`](Self::try_new_in).
-    pub fn new<F>(config: &PoolConfig, factory: F) -> Result<Self, MemoryError>
-    where
-        F: Fn() -> T + Send + Sync + 'static,
-    {
-        Self::new_in(config, Unlimited, factory)
-    }
-
-    /// A pool whose objects are made by `factory`, which can fail, and charged to nobody.
-    ///
-    /// # Errors
-    /// Those of [`try_new_in`](Self::try_new_in).
-    pub fn try_new<F>(config: &PoolConfig, factory: F) -> Result<Self, MemoryError>
-    where
-        F: Fn() -> Result<T, MemoryError> + Send + Sync + 'static,
-    {
-        Self::try_new_in(config, Unlimited, factory)
-    }
-}
+constructors!(LockFreePool, [Send + Sync + 'static] -> Self);
 
 impl<T: Poolable, A: Account> LockFreePool<T, A> {
-    /// A pool whose objects are made by `factory` and charged to `account`.
-    ///
-    /// # Errors
-    /// Those of [`try_new_in`](Self::try_new_in).
-    pub fn new_in<F>(config: &PoolConfig, account: A, factory: F) -> Result<Self, MemoryError>
-    where
-        F: Fn() -> T + Send + Sync + 'static,
-    {
-        Self::try_new_in(config, account, move || Ok(factory()))
-    }
-
     /// A pool whose objects are made by `factory`, which can fail, and charged to `account`.
     ///
     /// # Errors
@@ -139,28 +110,30 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
         let capacity = config.capacity;
         // A pool whose slots could not all be is refused at once, not when it is full.
         array_layout::<Place<T>>(capacity)?;
-        let sizes = || config.growth.segments(capacity, MOST);
-        let count = sizes().count();
+        let count = config.growth.count(capacity, MOST);
         let own = array_layout::<Part<T>>(count)?
             .size()
             .saturating_add(Part::<T>::links_size(capacity))
-            .saturating_add(grace_size(count))
+            .saturating_add(epochs_size(count))
             .saturating_add(size_of::<F>());
         let books = Books::open(account, own)?;
-        let mut parts = Vec::new();
         let refused = |_| MemoryError::OutOfMemory {
             requested: own,
             align: nebula_memory_core::Align::new(align_of::<Part<T>>()),
         };
+        // In one piece, which a system refuses that would give many small ones until it breaks down.
+        Vec::<u8>::new().try_reserve_exact(own).map_err(refused)?;
+        let mut parts = Vec::new();
         parts.try_reserve_exact(count).map_err(refused)?;
-        for (number, places) in sizes().enumerate() {
+        for (number, places) in config.growth.segments(capacity, MOST).enumerate() {
             parts.push(Part::new(number, places)?);
         }
         let factory: SharedFactory<T> = factory::boxed(factory)?;
         let pool = Self {
             capacity,
+            closed: AtomicBool::new(false),
             keeping: Keeping::new(config),
-            grace: (0..count).map(|_| AtomicBool::new(false)).collect(),
+            epochs: Epochs::new(count),
             parts: Parts::new(parts),
             workshop: Workshop::new(config, books, factory),
         };
@@ -178,6 +151,7 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
     /// - [`MemoryError::PoolExhausted`] if all objects are lent.
     /// - The error of the factory or the account's refusal, explained, if an object had to be made,
     ///   or places for more; the place is free again.
+    /// - [`MemoryError::Closed`] if the pool is [closed](Self::close).
     ///
     /// # Panics
     /// If the factory does; the place is free again.
@@ -205,6 +179,41 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
     pub fn try_get_owned(self: &Arc<Self>) -> Result<OwnedGuard<Self>, MemoryError> {
         let guard = self.try_get()?;
         Ok(OwnedGuard::new(Arc::clone(self), guard))
+    }
+
+    /// Ends the lending: gets are refused from now on, idle objects are dropped, and those that are
+    /// lent are dropped when they come back. They can be used until then, and detached. The storage
+    /// of places goes by [`trim`](Self::trim), or with the pool.
+    ///
+    /// (A get that runs while this does, or while an object is on its way back, may still be served.)
+    ///
+    /// ```
+    /// use nebula_pool::{LockFreePool, PoolConfig};
+    ///
+    /// let pool = LockFreePool::new(&PoolConfig::default(), String::new)?;
+    /// let name = pool.try_get()?;
+    /// pool.close();
+    /// assert_eq!(pool.try_get().unwrap_err().code(), "closed");
+    /// drop(name);
+    /// assert_eq!((pool.stats().idle, pool.stats().destroyed), (0, 1));
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.parts.iter().for_each(Part::close);
+        self.empty();
+    }
+
+    /// Whether the pool has been [closed](Self::close).
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Drops what is idle in a closed pool.
+    #[cold]
+    #[inline(never)]
+    fn empty(&self) {
+        self.discard(Quota::ALL, Cause::Surplus, |_| true);
     }
 
     /// The most objects that can be lent at once.
@@ -242,7 +251,7 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
     }
 
     fn gets(&self) -> u64 {
-        let guard = crossbeam_epoch::pin();
+        let guard = self.epochs.pin();
         self.parts.iter().fold(0, |sum, part| sum.wrapping_add(part.gets(&guard)))
     }
 
@@ -253,6 +262,9 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
         // If nothing at all changes while we look, everything was lent at the same time.
         let mut version = None;
         loop {
+            if self.is_closed() {
+                return Err(MemoryError::Closed { what: "the pool" });
+            }
             let idle = self.parts.iter().find_map(Part::pop_idle);
             if let Some(place) = idle.or_else(|| self.parts.iter().find_map(Part::pop_spare)) {
                 return self.lend_full(place, site);
@@ -274,10 +286,14 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
 
     /// Takes a place without an object: in storage that is there, or else in new storage.
     fn claim_vacant(&self) -> Result<Option<Claim<'_, T>>, MemoryError> {
+        // Whoever is about to be charged for more gives back first what nobody needs.
+        if self.parts.iter().any(Part::is_retiring) {
+            self.free();
+        }
         // Storage may come while we look, so that the second round asks all.
         for anywhere in [false, true] {
             for part in self.parts.iter().filter(|part| anywhere || part.has_storage()) {
-                let Some(place) = part.pop_vacant(&self.grace) else { continue };
+                let Some(place) = part.pop_vacant(&self.epochs) else { continue };
                 let vacant = Vacant { part, place };
                 loop {
                     if let Some(slot) = part.stored(place) {
@@ -306,9 +322,16 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
     /// Makes idle objects, as far as there are places.
     fn fill(&self, objects: usize) -> Result<(), MemoryError> {
         for _ in 0..objects {
+            if self.is_closed() {
+                break;
+            }
             let Some(claim) = self.claim_vacant()? else { break };
             // SAFETY: the slot is the claim's, and empty.
             unsafe { self.workshop.make(claim.slot())? };
+            drop(claim);
+            if self.is_closed() {
+                self.empty();
+            }
         }
         Ok(())
     }
@@ -400,8 +423,9 @@ impl<T: Poolable> Drop for Claim<'_, T> {
         let part = unsafe { slot.head.part() };
         let place = slot.head.place as usize;
         if slot.is_full() {
-            // SAFETY: the place is of that part, and ours until now.
-            unsafe { part.push_idle(place) };
+            // SAFETY: the place is of that part, and ours until now. If the part is closed, `fill` sees
+            // to that.
+            let _ = unsafe { part.push_idle(place) };
         } else {
             // SAFETY: the place is of that part, and ours until now.
             unsafe { part.push_vacant(place) };
@@ -441,7 +465,10 @@ unsafe impl<T: Poolable, A: Account> Home for LockFreePool<T, A> {
         slot.head.set_lent(false);
         if kept {
             // SAFETY: the place is of that part, and ours until now.
-            unsafe { part.push_idle(number) };
+            let closed = unsafe { part.push_idle(number) };
+            if closed {
+                self.empty();
+            }
         } else {
             // SAFETY: the place is of that part, and ours until now.
             unsafe { part.push_vacant(number) };
@@ -469,26 +496,7 @@ impl<T: Poolable, A: Account> Drop for LockFreePool<T, A> {
     }
 }
 
-/// In bytes; the number of objects is in [`stats`](LockFreePool::stats).
-impl<T: Poolable, A: Account> MemoryUsage for LockFreePool<T, A> {
-    /// Bytes charged to the account, for the objects and for the pool itself.
-    fn used(&self) -> usize {
-        self.workshop.books.used()
-    }
-
-    /// `None`: a pool limits objects, not bytes; that is for its account to do.
-    fn capacity(&self) -> Option<usize> {
-        None
-    }
-}
-
-/// The pool as an allocator: each object is an allocation, and so is the pool itself and the storage
-/// of each segment of places.
-impl<T: Poolable, A: Account> StatisticsProvider for LockFreePool<T, A> {
-    fn statistics(&self) -> Option<StatsSnapshot> {
-        Some(self.workshop.books.charges())
-    }
-}
+told_in_bytes!([T: Poolable, A: Account] LockFreePool<T, A>);
 
 impl<T: Poolable, A: Account> fmt::Debug for LockFreePool<T, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,10 +20,7 @@ use std::{
     ops::{Deref, DerefMut},
     ptr::NonNull,
     slice,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::atomic::{AtomicBool, AtomicU64},
 };
 
 use crossbeam_epoch::Guard;
@@ -32,7 +29,10 @@ use nebula_memory_core::{
     sync::atomic::{AtomicPtr, AtomicU32, Ordering},
 };
 
-use super::list::{Held, List, Popped, link};
+use super::{
+    epochs::Epochs,
+    list::{Held, List, Popped, link},
+};
 use crate::{slot::Slot, table::new_segment};
 
 /// Where a slot is: the part, and the place in it.
@@ -117,10 +117,6 @@ struct Fixed<T> {
 unsafe impl<T: Send> Send for Part<T> {}
 // SAFETY: shared parts hand out slots to be shared, which `T: Send` is enough for.
 unsafe impl<T: Send> Sync for Part<T> {}
-
-/// Whether the retired storage of a part can be freed: for each part, set when its epoch is over.
-/// (Epochs are no part of what the model checker looks at.)
-pub(super) type Grace = Arc<[AtomicBool]>;
 
 /// The pointer as it is now. That is what a load would find, too, because of what happened before:
 /// but much of that happened among the epochs, and the model checker does not see it.
@@ -215,14 +211,21 @@ impl<T> Part<T> {
         Some(unsafe { self.slot(place) })
     }
 
-    /// Makes an object, in a place of the caller's, one that can be lent.
+    /// Makes an object, in a place of the caller's, one that can be lent. Whether the part is
+    /// [closed](Self::close), so that it should not be.
     ///
     /// # Safety
     /// The place is of this part, and the caller's, who gives it up.
     #[inline]
-    pub(super) unsafe fn push_idle(&self, place: usize) {
+    #[must_use]
+    pub(super) unsafe fn push_idle(&self, place: usize) -> bool {
         // SAFETY: the caller's promise; a place of this part has a link.
-        unsafe { self.idle.0.push(&self.fixed().links, place) };
+        unsafe { self.idle.0.push(&self.fixed().links, place) }
+    }
+
+    /// Says to all who put an object back from now on that there is no use for it.
+    pub(super) fn close(&self) {
+        self.idle.0.close();
     }
 
     /// Puts an object, in a place of the caller's, aside.
@@ -244,12 +247,12 @@ impl<T> Part<T> {
     }
 
     /// Takes a place without an object, and perhaps without storage.
-    pub(super) fn pop_vacant(&self, grace: &Grace) -> Option<usize> {
+    pub(super) fn pop_vacant(&self, epochs: &Epochs) -> Option<usize> {
         loop {
             match self.vacant.pop_unless_held(&self.fixed().links) {
                 Popped::Place(place) => return Some(place),
                 Popped::Empty => return None,
-                Popped::Held(held) => self.help(held, grace, &crossbeam_epoch::pin()),
+                Popped::Held(held) => self.help(held, epochs, &epochs.pin()),
             }
         }
     }
@@ -290,10 +293,9 @@ impl<T> Part<T> {
     }
 
     /// Begins to free the storage, if all places are vacant and none is being freed already.
-    pub(super) fn retire(&self, grace: &Grace) {
+    pub(super) fn retire(&self, epochs: &Epochs, pinned: &Guard) {
         let fixed = self.fixed();
         let null = std::ptr::null_mut();
-        let guard = crossbeam_epoch::pin();
         let slots = newest(&fixed.slots);
         if slots.is_null() || self.vacant.len() != self.places() {
             return;
@@ -306,13 +308,13 @@ impl<T> Part<T> {
         // Since this is reserved, nobody else retires what is there; and nobody had before, because
         // that could not be free again yet: this thread is pinned. So it is still the same.
         match self.vacant.hold(self.places()) {
-            Some(held) => self.help(held, grace, &guard),
+            Some(held) => self.help(held, epochs, pinned),
             None => fixed.retired.store(null, Ordering::Release),
         }
     }
 
     /// Finishes what somebody has begun in `retire`. It does nothing if that is finished already.
-    fn help(&self, held: Held, grace: &Grace, guard: &Guard) {
+    fn help(&self, held: Held, epochs: &Epochs, pinned: &Guard) {
         let fixed = self.fixed();
         let (slots, retired) = (newest(&fixed.slots), newest(&fixed.retired));
         // Whoever began has reserved before it held. If it is still held, both were read of this
@@ -336,16 +338,20 @@ impl<T> Part<T> {
             let slots = slots.map_or(&[][..], |slots| unsafe { slots.as_ref() });
             let gets = slots.iter().fold(0, |sum: u64, slot| sum.wrapping_add(slot.lends()));
             fixed.past_gets.fetch_add(gets, Ordering::Relaxed);
-            let (grace, part) = (Arc::clone(grace), fixed.number as usize);
-            guard.defer(move || grace[part].store(true, Ordering::Release));
+            epochs.when_over(fixed.number as usize, pinned);
         }
         self.vacant.let_go(held);
     }
 
+    /// Whether there is storage that is retired and not free yet (or about to be retired).
+    pub(super) fn is_retiring(&self) -> bool {
+        !self.fixed().retired.load(Ordering::Relaxed).is_null()
+    }
+
     /// Frees retired storage whose time has come; the bytes.
-    pub(super) fn free(&self, grace: &Grace) -> usize {
+    pub(super) fn free(&self, epochs: &Epochs) -> usize {
         let fixed = self.fixed();
-        if !grace[fixed.number as usize].swap(false, Ordering::Acquire) {
+        if !epochs.is_over(fixed.number as usize) {
             return 0;
         }
         drop(self.take_segment(newest(&fixed.retired)));

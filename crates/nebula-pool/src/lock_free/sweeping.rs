@@ -38,19 +38,18 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
         self.discard(Quota::objects(stale), Cause::Surplus, Slot::is_unused);
         self.discard(Quota::objects(rest), Cause::Surplus, |_| true);
         {
-            let guard = crossbeam_epoch::pin();
+            let guard = self.epochs.pin();
             self.parts.iter().flat_map(|part| part.slots(&guard)).for_each(Slot::look);
         }
-        self.fill(self.keeping.min_idle.saturating_sub(self.idle()))?;
-        if stale + rest > 0 {
-            self.shrink();
-        }
+        let filled = self.fill(self.keeping.min_idle.saturating_sub(self.idle()));
+        self.shrink();
+        filled?;
         Ok(Maintained::between(&before, &self.workshop.books.stats(0)))
     }
 
     /// Objects that were not lent since the last `maintain`.
     fn unused(&self) -> usize {
-        let guard = crossbeam_epoch::pin();
+        let guard = self.epochs.pin();
         let slots = self.parts.iter().flat_map(|part| part.slots(&guard));
         slots.filter(|slot| slot.is_idle() && slot.is_unused()).count()
     }
@@ -60,12 +59,17 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
     /// credited.
     ///
     /// One object is in hand at a time; the others can be had.
-    fn discard(&self, quota: Quota, cause: Cause, wanted: impl Fn(&Place<T>) -> bool) -> usize {
+    pub(super) fn discard(
+        &self,
+        quota: Quota,
+        cause: Cause,
+        wanted: impl Fn(&Place<T>) -> bool,
+    ) -> usize {
         let mut quota = quota;
         let mut floor = None;
         while !quota.is_met() {
             let value = {
-                let guard = crossbeam_epoch::pin();
+                let guard = self.epochs.pin();
                 let slots = self.parts.iter().flat_map(|part| part.slots(&guard));
                 let idle = slots.filter(|slot| slot.is_idle() && wanted(slot));
                 idle.map(Slot::value).filter(|value| Some(*value) > floor).min()
@@ -95,13 +99,14 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
             // SAFETY: the place is of that part, and ours until now.
             unsafe { part.push_spare(number) };
         }
+        let mut closed = false;
         while let Some(place) = part.pop_spare() {
             // SAFETY: as above.
             let slot = unsafe { place.as_ref() };
             let number = slot.head.place as usize;
             if quota.is_met() || !wanted(slot) {
                 // SAFETY: the place is of that part, and ours until now.
-                unsafe { part.push_idle(number) };
+                closed |= unsafe { part.push_idle(number) };
                 continue;
             }
             // SAFETY: the place was idle, so that there is an object, and is ours.
@@ -111,25 +116,29 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
             quota.give(bytes);
             self.workshop.destroy(object, bytes, cause);
         }
+        if closed {
+            self.empty();
+        }
     }
 
     /// Frees the storage of parts without objects, and what has been retired before; the bytes.
     fn shrink(&self) -> usize {
-        for part in self.parts.iter() {
-            part.retire(&self.grace);
+        {
+            let pinned = self.epochs.pin();
+            self.parts.iter().for_each(|part| part.retire(&self.epochs, &pinned));
         }
         self.free()
     }
 
     /// Frees the storage that has been retired, as far as nobody looks at it any more; the bytes.
-    fn free(&self) -> usize {
-        // An epoch ends after two steps; one more for what was under way.
-        for _ in 0..3 {
-            crossbeam_epoch::pin().flush();
+    pub(super) fn free(&self) -> usize {
+        let retiring = self.parts.iter().filter(|part| part.is_retiring()).count();
+        if retiring > 0 {
+            self.epochs.advance(retiring);
         }
         let mut freed = 0;
         for part in self.parts.iter() {
-            let bytes = part.free(&self.grace);
+            let bytes = part.free(&self.epochs);
             if bytes > 0 {
                 self.workshop.books.contract(bytes);
                 freed += bytes;
@@ -144,16 +153,13 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
 /// leave the least number of idle objects there.
 impl<T: Poolable + Send, A: Account + Send + Sync> Reclaim for LockFreePool<T, A> {
     fn reclaimable(&self) -> usize {
-        let guard = crossbeam_epoch::pin();
+        let guard = self.epochs.pin();
         let slots = self.parts.iter().flat_map(|part| part.slots(&guard));
-        let idle = slots.filter(|slot| slot.is_idle());
-        idle.map(Slot::charged).fold(0, usize::saturating_add)
+        self.keeping.reclaimable(slots.filter(|slot| slot.is_idle()).map(Slot::charged))
     }
 
     fn reclaim(&self, wanted: usize, urgency: PressureLevel) -> usize {
-        let kept = if urgency == PressureLevel::Critical { 0 } else { self.keeping.min_idle };
-        let most = self.idle().saturating_sub(kept);
-        let quota = Quota::new(most, wanted);
+        let quota = Quota::new(self.keeping.spare(self.idle(), urgency), wanted);
         let given = self.discard(quota, Cause::Reclaimed, |slot| slot.charged() > 0);
         if given >= wanted { given } else { given.saturating_add(self.shrink()) }
     }

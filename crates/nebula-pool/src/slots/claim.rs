@@ -53,7 +53,7 @@ pub(super) fn tag_of<T, S>(slot: &crate::slot::Slot<T, super::head::Head<S>>) ->
 ///
 /// The line belongs to the pool, so that it cannot hold anything that borrows from the pool;
 /// pointers stand for the borrows. If nobody is left to take it, it is dropped and so put back.
-pub struct Handed<T: Poolable, A: Account, M: Mode> {
+pub(super) struct Handed<T: Poolable, A: Account, M: Mode> {
     pool: NonNull<SlotPool<T, A, M>>,
     slot: NonNull<Place<T, M>>,
 }

@@ -3,7 +3,7 @@
 use std::{future::Future, panic::Location, ptr::NonNull, time::Duration};
 
 use nebula_memory_core::{
-    Account, MemoryError, fence,
+    Account, MemoryError, Waiter, fence,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +13,7 @@ use nebula_memory_core::{
 use super::{
     Place, SlotPool,
     claim::{Claim, Handed},
-    mode::{Line, Mode, Wait},
+    mode::Mode,
 };
 use crate::{OwnedGuard, PoolGuard, Poolable, books::Cause, watch::Site, workshop};
 
@@ -27,8 +27,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// A place in the line of pool `P`, and who stands there.
-type InLine<'p, T, A, M> =
-    (Waiting<'p>, <<M as Mode>::Line<Handed<T, A, M>> as Line<Handed<T, A, M>>>::Waiter<'p>);
+type InLine<'p, T, A, M> = (Waiting<'p>, Waiter<'p, Handed<T, A, M>>);
 
 impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
     /// Lends an object if one is idle or can be made, without waiting.
@@ -39,10 +38,11 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
     /// - [`MemoryError::PoolExhausted`] if all objects are lent, or promised to those who wait.
     /// - The error of the factory or the account's refusal, explained, if an object had to be made,
     ///   or places for more; its place is free again.
+    /// - [`MemoryError::Closed`] if the pool is [closed](Self::close).
     ///
     /// # Panics
     /// If the factory does; its place is free again.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn try_get(&self) -> Result<PoolGuard<'_, Self>, MemoryError> {
         let site = Location::caller();
@@ -57,8 +57,9 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
     /// A thread that holds guards of this pool while it waits for another can wait for itself.
     ///
     /// # Errors
-    /// The error of the factory or the account's refusal, explained, if an object had to be made,
-    /// or places for more; its place is free again.
+    /// - The error of the factory or the account's refusal, explained, if an object had to be made,
+    ///   or places for more; its place is free again.
+    /// - [`MemoryError::Closed`] if the pool is [closed](Self::close), now or while this waits.
     ///
     /// # Panics
     /// If the factory does; its place is free again.
@@ -98,7 +99,8 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
     ///
     /// It needs no particular runtime, and has no time-out of its own; use your runtime's. Its place
     /// in line is taken when it is first polled. It can be dropped at any moment: what it may have
-    /// been handed by then goes to the next in line.
+    /// been handed by then goes to the next in line. (One that is forgotten, as by `mem::forget`,
+    /// keeps its place in line, and what it is handed, for ever.)
     ///
     /// # Errors
     /// Those of [`get`](Self::get).
@@ -149,6 +151,24 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
         Ok(OwnedGuard::new(Arc::clone(self), guard))
     }
 
+    /// As [`get_timeout`](Self::get_timeout), with a guard that keeps the pool alive and borrows
+    /// nothing.
+    ///
+    /// # Errors
+    /// Those of [`get_timeout`](Self::get_timeout).
+    ///
+    /// # Panics
+    /// If the factory does; its place is free again.
+    #[inline]
+    #[track_caller]
+    pub fn get_owned_timeout(
+        self: &Arc<Self>,
+        timeout: Duration,
+    ) -> Result<OwnedGuard<Self>, MemoryError> {
+        let guard = self.get_timeout(timeout)?;
+        Ok(OwnedGuard::new(Arc::clone(self), guard))
+    }
+
     /// As [`get_async`](Self::get_async), with a guard that keeps the pool alive and borrows
     /// nothing; neither does the future.
     ///
@@ -171,14 +191,17 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
     /// The thread's own slot, if it may be taken now: not if somebody waits.
     #[inline]
     fn own(&self) -> Option<&Place<T, M>> {
-        if self.line.len() == 0 { self.claim_own() } else { None }
+        if self.line.is_empty() { self.claim_own() } else { None }
     }
 
     /// Any object, if one may be taken or made now.
     #[cold]
     #[inline(never)]
     fn get_other(&self, site: Site) -> Result<Option<PoolGuard<'_, Self>>, MemoryError> {
-        while self.line.len() == 0 {
+        while self.line.is_empty() {
+            if self.is_closed() {
+                return Err(MemoryError::Closed { what: "the pool" });
+            }
             // Asked before we look: others may add slots while we do.
             let complete = self.table.next_segment().is_none();
             if let Some(slot) = self.claim_any() {
@@ -218,7 +241,10 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
         }
         let (waiting, waiter) = self.stand_in_line(priority);
         let watch = self.workshop.books.wait();
-        let outcome = waiter.wait(timeout);
+        let outcome = match timeout {
+            None => waiter.wait(),
+            Some(timeout) => waiter.wait_timeout(timeout),
+        };
         drop((watch, waiting));
         self.lend_any(outcome?.into_slot(self), site)
     }
@@ -255,18 +281,12 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
         let waiting = Waiting(&self.waiting);
         let waiter = self.line.join(priority);
         if first && !fence::heavy() {
-            self.do_without_fence();
+            // The system refuses what it has promised (some sandboxes come late). Nobody can wait for
+            // such returns any more, and nobody does.
+            self.line.close("waiting, because the system refuses its fence,");
         }
         self.serve();
         (waiting, waiter)
-    }
-
-    /// The system refuses what it has promised. From now on returns have fences of their own; those
-    /// that have begun without are given the time to be seen.
-    #[cold]
-    fn do_without_fence(&self) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_millis(10));
     }
 
     #[cold]
@@ -278,7 +298,7 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
     /// Why the object in an owned slot should not be lent, if so.
     #[inline]
     fn fault(&self, slot: &Place<T, M>) -> Option<Cause> {
-        if self.mode.is_stale(&slot.head.stamp) {
+        if self.mode.is_stale(&slot.head.stamp, self.mode.now()) {
             return Some(Cause::Expired);
         }
         // SAFETY: the slot is ours, and has an object.
@@ -305,7 +325,6 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
         slot: &'p Place<T, M>,
         site: Site,
     ) -> Result<PoolGuard<'p, Self>, MemoryError> {
-        self.mode.tick();
         if slot.is_full() { self.lend_full(slot, site) } else { self.lend_new(slot, None, site) }
     }
 

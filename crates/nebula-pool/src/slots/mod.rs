@@ -23,11 +23,10 @@ pub(crate) mod mode;
 use std::{fmt, ptr::NonNull};
 
 use nebula_memory_core::{
-    Account, MemoryError, MemoryUsage, PressureLevel, Reclaim, StatisticsProvider, StatsSnapshot,
-    Unlimited, fence,
+    Account, MemoryError, PressureLevel, Reclaim, Unlimited, WaitQueue, fence,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         thread::yield_now,
     },
 };
@@ -36,10 +35,11 @@ use self::{
     affinity::Affinity,
     claim::{Claim, Handed, tag_of},
     head::{Head, Tag},
-    mode::{Affine, Line, Mode},
+    mode::{Affine, Mode},
 };
 use crate::{
     Holder, Maintained, PoolConfig, PoolStats, Poolable,
+    alike::told_in_bytes,
     books::{Books, Cause},
     config::Abilities,
     factory::{self, SharedFactory},
@@ -57,12 +57,13 @@ type Place<T, M> = Slot<T, Head<<M as Mode>::Stamp>>;
 /// [`ThreadSafePool`](crate::ThreadSafePool), [`TtlPool`](crate::TtlPool) and
 /// [`PriorityPool`](crate::PriorityPool), where the documentation is. It is named by those names.
 pub struct SlotPool<T: Poolable, A: Account = Unlimited, M: Mode = Affine> {
-    /// How many stand in line, or are about to, or have been served and not yet gone on. One more,
-    /// for ever, if returns need a fence of their own, because the system has none that waiters could
-    /// run for them: then they all look at the line.
+    /// How many stand in line, or are about to, or have been served and not yet gone on; that is, if
+    /// returns have to look around. One more, for ever, if they need a fence of their own, because
+    /// the system has none that waiters could run for them; and one more if the pool is closed.
     waiting: AtomicUsize,
+    closed: AtomicBool,
     affinity: Affinity,
-    line: M::Line<Handed<T, A, M>>,
+    line: WaitQueue<Handed<T, A, M>>,
     keeping: Keeping,
     pub(crate) mode: M,
     // In the order in which they are dropped: what is charged is freed before it is credited.
@@ -89,6 +90,7 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
         let factory: SharedFactory<T> = factory::boxed(factory)?;
         let pool = Self {
             waiting: AtomicUsize::new(usize::from(!fence::is_available())),
+            closed: AtomicBool::new(false),
             affinity: Affinity::new(),
             line: mode.line(),
             keeping: Keeping::new(config),
@@ -119,17 +121,53 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
     /// If the factory does.
     pub fn maintain(&self) -> Result<Maintained, MemoryError> {
         let before = self.workshop.books.stats(0);
-        self.mode.tick();
-        self.discard(Quota::ALL, Cause::Expired, |slot| self.mode.is_stale(&slot.head.stamp));
+        let now = self.mode.read();
+        self.discard(Quota::ALL, Cause::Expired, |slot| self.mode.is_stale(&slot.head.stamp, now));
         let idle = self.idle().count();
         let (stale, rest) =
             self.keeping.surplus(idle, self.idle().filter(|s| s.is_unused()).count());
         self.discard(Quota::objects(stale), Cause::Surplus, Slot::is_unused);
         self.discard(Quota::objects(rest), Cause::Surplus, |_| true);
         self.table.iter().for_each(Slot::look);
-        self.idle().for_each(|slot| self.mode.see_idle(&slot.head.stamp));
         self.fill(self.keeping.min_idle.saturating_sub(self.idle().count()))?;
         Ok(Maintained::between(&before, &self.workshop.books.stats(0)))
+    }
+
+    /// Ends the lending. From now on gets are refused with [`MemoryError::Closed`], and so are all who
+    /// stand in line; idle objects are dropped, and those that are lent are dropped when they come
+    /// back. They can be used until then, and detached.
+    ///
+    /// (A get that runs while this does, or while an object is on its way back, may still be served.)
+    ///
+    /// ```
+    /// use nebula_pool::{PoolConfig, ThreadSafePool};
+    ///
+    /// let pool = ThreadSafePool::new(&PoolConfig::default(), String::new)?;
+    /// let name = pool.try_get()?;
+    /// pool.close();
+    /// assert_eq!(pool.get().unwrap_err().code(), "closed");
+    /// drop(name);
+    /// assert_eq!((pool.stats().idle, pool.stats().destroyed), (0, 1));
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
+    pub fn close(&self) {
+        if !self.closed.swap(true, Ordering::SeqCst) {
+            // As those who wait do: a return that does not see this has freed its slot by the fence.
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            let _ = fence::heavy();
+        }
+        self.line.close("the pool");
+        self.empty();
+    }
+
+    /// Whether the pool has been [closed](Self::close).
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Drops what is idle in a closed pool.
+    fn empty(&self) {
+        self.discard(Quota::ALL, Cause::Surplus, |_| true);
     }
 
     /// How many stand in line.
@@ -257,6 +295,9 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
     /// Makes idle objects, as far as there are places.
     fn fill(&self, objects: usize) -> Result<(), MemoryError> {
         for _ in 0..objects {
+            if self.is_closed() {
+                break;
+            }
             let slot = loop {
                 let complete = self.table.next_segment().is_none();
                 match self.claim_empty() {
@@ -322,7 +363,7 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
     /// Frees an owned slot, which is `tag` from now on, or gives it to the first in line.
     #[inline]
     fn release(&self, slot: &Place<T, M>, tag: Tag) {
-        if self.line.len() == 0 {
+        if self.line.is_empty() {
             slot.head.put_back(tag);
             fence::light();
             if self.waiting.load(Ordering::Relaxed) != 0 {
@@ -366,6 +407,10 @@ impl<T: Poolable, A: Account, M: Mode> SlotPool<T, A, M> {
                 slot.head.put_back(tag_of(slot));
             }
         }
+        // There was a fence in the last question.
+        if self.closed.load(Ordering::Relaxed) {
+            self.empty();
+        }
     }
 }
 
@@ -376,7 +421,8 @@ unsafe impl<T: Poolable, A: Account, M: Mode> Home for SlotPool<T, A, M> {
     type Head = Head<M::Stamp>;
     type Handle = Arc<Self>;
 
-    #[inline]
+    // Always: as a function of its own it would save and restore all that its cold ends may use.
+    #[inline(always)]
     unsafe fn take_back(&self, slot: NonNull<Place<T, M>>) {
         // SAFETY: slots live for as long as the table.
         let slot = unsafe { slot.as_ref() };
@@ -412,40 +458,18 @@ impl<T: Poolable, A: Account, M: Mode> Drop for SlotPool<T, A, M> {
 /// there. Their slots can be used at once; the objects that are lent are not touched.
 impl<T: Poolable + Send, A: Account + Send + Sync, M: Mode + Send + Sync> Reclaim
     for SlotPool<T, A, M>
-where
-    M::Line<Handed<T, A, M>>: Send + Sync,
 {
     fn reclaimable(&self) -> usize {
-        self.idle().map(Slot::charged).fold(0, usize::saturating_add)
+        self.keeping.reclaimable(self.idle().map(Slot::charged))
     }
 
     fn reclaim(&self, wanted: usize, urgency: PressureLevel) -> usize {
-        let kept = if urgency == PressureLevel::Critical { 0 } else { self.keeping.min_idle };
-        let most = if kept == 0 { usize::MAX } else { self.idle().count().saturating_sub(kept) };
+        let most = self.keeping.spare(self.idle().count(), urgency);
         self.discard(Quota::new(most, wanted), Cause::Reclaimed, |slot| slot.charged() > 0)
     }
 }
 
-/// In bytes; the number of objects is in [`stats`](SlotPool::stats).
-impl<T: Poolable, A: Account, M: Mode> MemoryUsage for SlotPool<T, A, M> {
-    /// Bytes charged to the account, for the objects and for the pool itself.
-    fn used(&self) -> usize {
-        self.workshop.books.used()
-    }
-
-    /// `None`: a pool limits objects, not bytes; that is for its account to do.
-    fn capacity(&self) -> Option<usize> {
-        None
-    }
-}
-
-/// The pool as an allocator: each object is an allocation, and so is the pool itself and each
-/// segment of its table.
-impl<T: Poolable, A: Account, M: Mode> StatisticsProvider for SlotPool<T, A, M> {
-    fn statistics(&self) -> Option<StatsSnapshot> {
-        Some(self.workshop.books.charges())
-    }
-}
+told_in_bytes!([T: Poolable, A: Account, M: Mode] SlotPool<T, A, M>);
 
 impl<T: Poolable, A: Account, M: Mode> fmt::Debug for SlotPool<T, A, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

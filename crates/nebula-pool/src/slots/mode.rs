@@ -1,105 +1,45 @@
 //! What makes one kind of pool with slots differ from another.
 
-use std::future::Future;
-
-use std::time::Duration;
-
-use nebula_memory_core::{MemoryError, WaitQueue, Waiter};
-
-/// A line of those who wait, each of whom is handed one `V`.
-pub trait Line<V> {
-    /// A place in it.
-    type Waiter<'l>: Future<Output = Result<V, MemoryError>> + Wait<V>
-    where
-        Self: 'l,
-        V: 'l;
-
-    /// Takes a place. Contains a sequentially consistent fence.
-    fn join(&self, priority: u8) -> Self::Waiter<'_>;
-
-    /// Hands `value` to the first in line; it comes back if nobody waits.
-    fn hand(&self, value: V) -> Result<(), V>;
-
-    /// Whether somebody waits. Contains a sequentially consistent fence.
-    fn has_waiters(&self) -> bool;
-
-    /// How many wait.
-    fn len(&self) -> usize;
-}
-
-/// Waiting without a runtime.
-pub trait Wait<V> {
-    /// What has been handed over, if anything was.
-    fn try_take(&mut self) -> Option<Result<V, MemoryError>>;
-
-    /// Blocks, for `timeout` at most.
-    fn wait(self, timeout: Option<Duration>) -> Result<V, MemoryError>;
-}
-
-impl<V> Line<V> for WaitQueue<V> {
-    type Waiter<'l>
-        = Waiter<'l, V>
-    where
-        V: 'l;
-
-    fn join(&self, priority: u8) -> Waiter<'_, V> {
-        self.join(priority)
-    }
-
-    fn hand(&self, value: V) -> Result<(), V> {
-        self.hand(value)
-    }
-
-    #[inline]
-    fn has_waiters(&self) -> bool {
-        self.has_waiters()
-    }
-
-    #[inline]
-    fn len(&self) -> usize {
-        self.len()
-    }
-}
-
-impl<V> Wait<V> for Waiter<'_, V> {
-    fn try_take(&mut self) -> Option<Result<V, MemoryError>> {
-        self.try_take()
-    }
-
-    fn wait(self, timeout: Option<Duration>) -> Result<V, MemoryError> {
-        match timeout {
-            None => self.wait(),
-            Some(timeout) => self.wait_timeout(timeout),
-        }
-    }
-}
+use nebula_memory_core::WaitQueue;
 
 /// A kind of pool with slots. Not to be implemented outside of this crate, where it has no name.
+///
+/// The defaults are those of objects that do not grow old.
 pub trait Mode: Sized {
     /// The name that the pool has in debug output.
     const NAME: &'static str;
     /// What is kept in each slot, written by its owner.
     type Stamp: Default + Send + Sync;
-    /// How those stand who wait.
-    type Line<V>: Line<V>;
 
-    /// A new line.
-    fn line<V>(&self) -> Self::Line<V>;
+    /// A new line for those who wait.
+    fn line<V>(&self) -> WaitQueue<V> {
+        WaitQueue::new()
+    }
 
     /// An object has been made.
-    fn born(&self, stamp: &Self::Stamp);
+    #[inline]
+    fn born(&self, _stamp: &Self::Stamp) {}
 
     /// An object has come back.
-    fn come_back(&self, stamp: &Self::Stamp);
+    #[inline]
+    fn come_back(&self, _stamp: &Self::Stamp) {}
 
-    /// Whether an idle object is too old to be lent.
-    fn is_stale(&self, stamp: &Self::Stamp) -> bool;
+    /// What time it is, for a sweep: read anew.
+    fn read(&self) -> u64 {
+        0
+    }
 
-    /// Time may have passed.
-    fn tick(&self);
+    /// What time it is, for somebody who is about to be lent an object.
+    #[inline]
+    fn now(&self) -> u64 {
+        0
+    }
 
-    /// An idle object has been seen by `maintain`.
-    fn see_idle(&self, stamp: &Self::Stamp);
+    /// Whether an object is too old to be lent at that time.
+    #[inline]
+    fn is_stale(&self, _stamp: &Self::Stamp, _now: u64) -> bool {
+        false
+    }
 }
 
 /// Slots for the thread that had them last, and those who wait are served as they came.
@@ -115,24 +55,4 @@ impl Affine {
 impl Mode for Affine {
     const NAME: &'static str = "ThreadSafePool";
     type Stamp = ();
-    type Line<V> = WaitQueue<V>;
-
-    fn line<V>(&self) -> WaitQueue<V> {
-        WaitQueue::new()
-    }
-
-    #[inline]
-    fn born(&self, (): &()) {}
-
-    #[inline]
-    fn come_back(&self, (): &()) {}
-
-    #[inline]
-    fn is_stale(&self, (): &()) -> bool {
-        false
-    }
-
-    fn tick(&self) {}
-
-    fn see_idle(&self, (): &()) {}
 }

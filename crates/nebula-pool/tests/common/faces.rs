@@ -120,7 +120,7 @@ face!(
     |config, account, make| {
         let mut config = config.clone();
         config.idle_time = config.idle_time.or(Some(Duration::from_secs(1)));
-        TtlPool::try_new_in(&config, account, Arc::new(ManualClock::new()), make).map(Arc::new)
+        TtlPool::with_clock(&config, account, Arc::new(ManualClock::new()), make).map(Arc::new)
     }
 );
 face!(PriorityPool, Arc, {}, |config, account, make| {

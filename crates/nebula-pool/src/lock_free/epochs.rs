@@ -1,0 +1,56 @@
+//! When storage that was retired may be freed: when all who were looking through the pool then have
+//! gone.
+//!
+//! Every pool has epochs (crossbeam-epoch) of its own. So nobody else's code runs when storage is
+//! freed, and nobody who is pinned elsewhere holds it up. Whoever is pinned takes part for that time
+//! only; that costs about a microsecond, and nothing on the way of gets and returns that find things
+//! as usual. The epochs only say when; it is the pool that frees.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crossbeam_epoch::{Collector, Guard};
+
+/// The epochs of one pool. (They are no part of what the model checker looks at.)
+pub(super) struct Epochs {
+    collector: Collector,
+    /// For each part, whether its retired storage can be freed.
+    over: Arc<[AtomicBool]>,
+}
+
+/// How many things one round of collecting gets done at least.
+const AT_ONCE: usize = 8;
+
+impl Epochs {
+    pub(super) fn new(parts: usize) -> Self {
+        let over = (0..parts).map(|_| AtomicBool::new(false)).collect();
+        Self { collector: Collector::new(), over }
+    }
+
+    /// While this lives, storage that is retired is not freed.
+    pub(super) fn pin(&self) -> Guard {
+        self.collector.register().pin()
+    }
+
+    /// Lets a part know when all who are pinned now have gone.
+    pub(super) fn when_over(&self, part: usize, pinned: &Guard) {
+        let over = Arc::clone(&self.over);
+        pinned.defer(move || over[part].store(true, Ordering::Release));
+    }
+
+    /// Whether they have; asked once.
+    pub(super) fn is_over(&self, part: usize) -> bool {
+        self.over[part].load(Ordering::Relaxed) && self.over[part].swap(false, Ordering::Acquire)
+    }
+
+    /// Goes on to later epochs, as far as that is possible, so that `parts` parts get to know.
+    pub(super) fn advance(&self, parts: usize) {
+        let handle = self.collector.register();
+        // An epoch ends after two steps; one more for what was under way.
+        for _ in 0..3 + parts / AT_ONCE {
+            handle.pin().flush();
+        }
+    }
+}
