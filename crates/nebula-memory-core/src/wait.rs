@@ -153,8 +153,12 @@ impl<T> WaitQueue<T> {
                     std::mem::swap(&mut room, &mut line.places);
                 }
                 let place = self.place(priority, line.next_ticket);
-                let at = line.places.partition_point(|(earlier, _)| *earlier < place);
-                line.places.insert(at, (place, Arc::clone(&slot)));
+                if line.places.back().is_none_or(|(last, _)| *last < place) {
+                    line.places.push_back((place, Arc::clone(&slot)));
+                } else {
+                    let at = line.places.partition_point(|(earlier, _)| *earlier < place);
+                    line.places.insert(at, (place, Arc::clone(&slot)));
+                }
                 self.waiting.store(len + 1, Ordering::Relaxed);
             } else {
                 drop(line);

@@ -9,7 +9,10 @@ use std::{
 use crate::{
     MemoryError,
     panics::quietly,
-    sync::{Condvar, Mutex},
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// The meeting place of one waiter and whoever serves it.
@@ -33,6 +36,8 @@ use crate::{
 pub struct WaitSlot<T> {
     inner: Mutex<Inner<T>>,
     served: Condvar,
+    /// Whether a waker has been left here: a hint.
+    polled: AtomicBool,
 }
 
 struct Inner<T> {
@@ -53,7 +58,7 @@ impl<T> WaitSlot<T> {
     #[must_use]
     pub fn new() -> Self {
         let inner = Inner { outcome: None, waker: None, blocked: false };
-        Self { inner: Mutex::new(inner), served: Condvar::new() }
+        Self { inner: Mutex::new(inner), served: Condvar::new(), polled: AtomicBool::new(false) }
     }
 
     /// Leaves the outcome. Takes no lock but its own, and runs nobody else's code, so that it may
@@ -109,17 +114,31 @@ impl<T> WaitSlot<T> {
 
     /// Takes the outcome, or arranges for the task to be woken when there is one.
     pub fn poll_take(&self, cx: &Context<'_>) -> Poll<Result<T, MemoryError>> {
-        // Cloned before and dropped after the lock: wakers are the runtime's code.
-        let fresh = cx.waker().clone();
-        let (outcome, stale) = {
-            let mut inner = self.inner.lock();
-            match inner.outcome.take() {
-                Some(outcome) => (Poll::Ready(outcome), inner.waker.take()),
-                None => (Poll::Pending, inner.waker.replace(fresh)),
+        // Cloned before and dropped after the lock: wakers are the runtime's code. Who comes again
+        // has probably been woken, and needs no waker any more.
+        let mut fresh = (!self.polled.load(Ordering::Relaxed)).then(|| cx.waker().clone());
+        loop {
+            let (outcome, stale) = {
+                let mut inner = self.inner.lock();
+                if let Some(outcome) = inner.outcome.take() {
+                    (Poll::Ready(outcome), inner.waker.take())
+                } else if inner.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    (Poll::Pending, None)
+                } else if let Some(fresh) = fresh.take() {
+                    self.polled.store(true, Ordering::Relaxed);
+                    (Poll::Pending, inner.waker.replace(fresh))
+                } else {
+                    drop(inner);
+                    fresh = Some(cx.waker().clone());
+                    continue;
+                }
+            };
+            // If one panics, the outcome must not be lost with it.
+            if fresh.is_some() || stale.is_some() {
+                quietly(|| drop((fresh, stale)));
             }
-        };
-        drop(stale);
-        outcome
+            return outcome;
+        }
     }
 }
 

@@ -320,6 +320,31 @@ fn a_future_may_be_dropped_at_every_point() {
     }
 }
 
+/// Panics when it is dropped.
+struct Fragile;
+
+impl Wake for Fragile {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        std::panic::panic_any(InjectedPanic);
+    }
+}
+
+#[test]
+fn a_waker_that_panics_when_it_is_dropped_loses_no_outcome() {
+    let slot = WaitSlot::new();
+    let fragile = Waker::from(Arc::new(Fragile));
+    assert!(slot.poll_take(&Context::from_waker(&fragile)).is_pending());
+    // The slot's is the last one now.
+    drop(fragile);
+    slot.put(Ok("served"));
+    let taken = slot.poll_take(&Context::from_waker(Waker::noop()));
+    assert!(matches!(taken, Poll::Ready(Ok("served"))));
+}
+
 /// Panics when it is woken.
 struct Broken;
 
