@@ -1,12 +1,16 @@
 //! Putting a monitor together.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
 use nebula_memory_core::{
-    Clock, MemoryError, MonotonicClock, PressureLevel, PressureSource, sync::Arc,
+    Clock, MemoryError, MonotonicClock, PressureLevel, PressureSource,
+    sync::{Arc, Weak},
 };
 
-use crate::{MemoryMonitor, MonitoringConfig, PressureAction, action::Actions, source::Sources};
+use crate::{
+    MemoryMonitor, MonitoringConfig, PressureAction, action::Actions, monitor::Parts,
+    recording::Recorder, source::Sources,
+};
 
 /// Builds a [`MemoryMonitor`]; from [`MemoryMonitor::builder`].
 #[must_use = "a builder does nothing until `build` is called"]
@@ -16,6 +20,10 @@ pub struct MonitorBuilder {
     sources: Vec<Arc<dyn PressureSource>>,
     clock: Arc<dyn Clock>,
     actions: Vec<(PressureLevel, PressureAction)>,
+    suspects: Vec<Weak<dyn PressureSource>>,
+    books: Vec<Arc<dyn PressureSource>>,
+    allocated: Option<Box<dyn Fn() -> usize + Send>>,
+    recorder: Option<Recorder>,
 }
 
 impl MonitorBuilder {
@@ -26,6 +34,10 @@ impl MonitorBuilder {
             sources: Vec::new(),
             clock: Arc::new(MonotonicClock::new()),
             actions: Vec::new(),
+            suspects: Vec::new(),
+            books: Vec::new(),
+            allocated: None,
+            recorder: None,
         }
     }
 
@@ -54,17 +66,49 @@ impl MonitorBuilder {
         self
     }
 
+    /// Watches how `suspect` grows, to name it if it grows most; see
+    /// [`Suspects`](crate::Suspects), by which more can be added later.
+    pub fn suspect(mut self, suspect: Weak<dyn PressureSource>) -> Self {
+        self.suspects.push(suspect);
+        self
+    }
+
+    /// Takes what `book` says is used for a part of the process's memory, in
+    /// [`MemoryMonitor::reconcile`]: the root of a budget tree, for example.
+    pub fn book(mut self, book: Arc<dyn PressureSource>) -> Self {
+        self.books.push(book);
+        self
+    }
+
+    /// Where the allocator tells how many bytes it has handed out, for
+    /// [`MemoryMonitor::reconcile`].
+    pub fn allocated(mut self, figure: impl Fn() -> usize + Send + 'static) -> Self {
+        self.allocated = Some(Box::new(figure));
+        self
+    }
+
+    /// Writes every check to `out`, to be read and replayed as a
+    /// [`Recording`](crate::Recording). Wrap a file into a `BufWriter`. The first error ends the
+    /// recording and is counted in the statistics.
+    pub fn record(mut self, out: impl Write + Send + 'static) -> Self {
+        self.recorder = Some(Recorder::new(Box::new(out)));
+        self
+    }
+
     /// Does `action` at `level`.
     ///
     /// A level holds, with all levels below it, from its threshold on until usage has fallen below
     /// that by the hysteresis. At a change of level the actions of the highest level run first, and
     /// those of one level in the order in which they were added:
-    /// - [`Notify`](PressureAction::Notify) at every change that crosses `level`, upwards or
+    /// - [`notify`](PressureAction::notify), [`channel`](PressureAction::channel) and
+    ///   [`stream`](PressureAction::stream) at every change that crosses `level`, upwards or
     ///   downwards, whether or not other levels are crossed with it;
-    /// - [`Throttle`](PressureAction::Throttle) likewise: it is set upwards and lifted downwards;
-    /// - [`Reclaim`](PressureAction::Reclaim) while `level` holds, at most once in a cool-down.
+    /// - [`throttle`](PressureAction::throttle) likewise: it is set upwards and lifted downwards;
+    /// - [`blame`](PressureAction::blame) upwards;
+    /// - [`reclaim`](PressureAction::reclaim) while `level` holds, at most once in a cool-down.
     ///   It asks for the distance from the usage, less what actions before it have given back,
-    ///   down to where `level` is left; the urgency is the level of that usage.
+    ///   down to where `level` is left; or, if growth is the reason, for what makes the rest last
+    ///   for twice the level's time; or, if stalls are, for a part as large as the hysteresis.
     pub fn on(mut self, level: PressureLevel, action: PressureAction) -> Self {
         self.actions.push((level, action));
         self
@@ -99,7 +143,11 @@ impl MonitorBuilder {
         for source in self.sources {
             sources.inject(source);
         }
-        MemoryMonitor::with(self.config, sources, actions, self.clock)
+        let (books, allocated, recorder) = (self.books, self.allocated, self.recorder);
+        let parts = Parts { sources, actions, clock: self.clock, books, allocated, recorder };
+        let monitor = MemoryMonitor::with(self.config, parts)?;
+        self.suspects.into_iter().for_each(|suspect| monitor.suspects().watch(suspect));
+        Ok(monitor)
     }
 }
 

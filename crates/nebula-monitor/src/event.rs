@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use nebula_memory_core::{ByteSize, PressureLevel, PressureReading, ReclaimReport};
 
+use crate::{Blame, Cause};
+
 /// A change of level with the actions that it caused; or, where pressure lasts, another round of
 /// reclaiming at the same level.
 ///
@@ -21,6 +23,17 @@ pub struct PressureEvent {
     pub source: String,
     /// Its reading, before any action.
     pub reading: PressureReading,
+    /// Why the level holds.
+    pub cause: Cause,
+    /// How fast the source grows, in bytes a second, if enough is known to say.
+    pub rate: Option<f64>,
+    /// When the first source would meet its limit, growing as it does.
+    pub exhaustion: Option<Duration>,
+    /// The suspect that has grown most, if the level has risen and any has grown.
+    pub blame: Option<Blame>,
+    /// The source's reading after the actions, if one of them was a reclaim: what the system has
+    /// seen of it.
+    pub after: Option<PressureReading>,
     /// What was done, in order. A callback sees what was done before it.
     pub actions: Vec<ActionReport>,
 }
@@ -29,6 +42,13 @@ impl PressureEvent {
     /// Whether the level has changed.
     pub fn is_edge(&self) -> bool {
         self.from != self.to
+    }
+
+    /// Whether one of the actions was a reclaim.
+    pub(crate) fn has_reclaimed(&self) -> bool {
+        let reclaim =
+            |action: &ActionReport| matches!(action.effect, ActionEffect::Reclaimed { .. });
+        self.actions.iter().any(reclaim)
     }
 
     /// Whether the level has risen.
@@ -57,6 +77,14 @@ impl fmt::Display for PressureEvent {
         write!(f, ": {source} has {} in use", ByteSize::new(reading.used))?;
         if let Some(limit) = reading.limit {
             write!(f, " of {} ({:.1} %)", ByteSize::new(limit), reading.ratio() * 100.0)?;
+        }
+        match (self.cause, self.exhaustion) {
+            (Cause::Growth, Some(left)) => write!(f, ", full within {left:.1?}")?,
+            (Cause::Stalls, _) => f.write_str(", tasks stall")?,
+            _ => {}
+        }
+        if let Some(blame) = &self.blame {
+            write!(f, ", {blame}")?;
         }
         for action in &self.actions {
             write!(f, "; {action}")?;
@@ -87,8 +115,12 @@ impl fmt::Display for ActionReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ActionEffect {
-    /// The callback was called.
+    /// The callback was called, or the event sent.
     Notified,
+    /// There was nobody to hear it, or no room.
+    Unheard,
+    /// The callback was told who has grown most.
+    Blamed,
     /// Reclaimers were asked.
     Reclaimed {
         /// Bytes asked for.
@@ -109,6 +141,8 @@ impl fmt::Display for ActionEffect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Notified => f.write_str("notified"),
+            Self::Unheard => f.write_str("not heard"),
+            Self::Blamed => f.write_str("blamed"),
             Self::Reclaimed { wanted, report } => {
                 let (given, wanted) = (ByteSize::new(report.given), ByteSize::new(*wanted));
                 write!(f, "reclaimed {given} of {wanted} from {}", report.asked)

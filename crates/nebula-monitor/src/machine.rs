@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 
 use nebula_memory_core::{MemoryError, PressureLevel, PressureReading};
 
-use crate::MonitoringConfig;
+use crate::{MonitoringConfig, trend::Trend};
 
 /// What a monitor is doing: `Idle -> Monitoring -> PressureDetected -> ActionTriggered -> Idle`.
 ///
@@ -43,14 +43,59 @@ impl fmt::Display for MonitorState {
     }
 }
 
+/// Why a level holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Cause {
+    /// So much is in use.
+    #[default]
+    Usage,
+    /// So soon it will be at its limit, growing as it does.
+    Growth,
+    /// So much of the time tasks stall on memory.
+    Stalls,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Usage => "usage",
+            Self::Growth => "growth",
+            Self::Stalls => "stalls",
+        })
+    }
+}
+
+/// What is known at one moment: the latest reading of each source, and how much tasks stall.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Observation<'a> {
+    /// By source, always in the same order: when it was read, and what it said; `None` if it
+    /// failed. A source that was not read anew keeps its time.
+    pub readings: &'a [Option<(Duration, PressureReading)>],
+    /// The part of the time in which some task stalled on memory; `None` if that is not known.
+    pub stall: Option<f64>,
+}
+
 /// What an observation means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "the level may have changed"]
+#[non_exhaustive]
 pub struct Step {
     /// The level before.
     pub from: PressureLevel,
     /// The level now.
     pub to: PressureLevel,
+    /// Why the level holds: the first of usage, growth and stalls that is enough for it.
+    pub cause: Cause,
+    /// The source that decided, by its place; of those with the highest level, the fullest.
+    pub source: usize,
+    /// What that source said.
+    pub reading: PressureReading,
+    /// How fast it grows, in bytes a second, over the window; `None` if too little is known.
+    pub rate: Option<f64>,
+    /// When the first source meets its limit, should all grow on as they do.
+    pub exhaustion: Option<Duration>,
     /// The highest level, up to the present one, that has cooled down and may reclaim. `None` at
     /// `Normal`, or if all are cooling down.
     pub due: Option<PressureLevel>,
@@ -67,8 +112,14 @@ impl Step {
 
 /// Levels with hysteresis, cool-down and the pace of checks.
 ///
-/// A level is reached when usage reaches its threshold, and left when usage falls below that by
-/// the hysteresis. [`MemoryMonitor`](crate::MemoryMonitor) runs one; feed one by hand to replay a
+/// A level holds if any of these says so, for any source:
+/// - usage: reached at its threshold, and left when usage falls below that by the hysteresis;
+/// - growth: reached when at least half of the limit is in use and what is left will be gone within
+///   its time, going by the growth over the window (least squares); left when it would last for
+///   twice that time;
+/// - stalls: reached when tasks stall for its part of the time, and left below half of that.
+///
+/// [`MemoryMonitor`](crate::MemoryMonitor) runs one; feed one by hand to replay a
 /// series.
 ///
 /// ```
@@ -91,8 +142,8 @@ pub struct PressureMachine {
     config: MonitoringConfig,
     level: PressureLevel,
     state: MonitorState,
-    /// The latest observation: when, and the used part of the limit.
-    last: Option<(Duration, f64)>,
+    /// Of each source.
+    trends: Vec<Trend>,
     /// When each level last reclaimed.
     reclaimed: [Option<Duration>; PressureLevel::ALL.len()],
 }
@@ -108,7 +159,7 @@ impl PressureMachine {
             config,
             level: PressureLevel::Normal,
             state: MonitorState::Idle,
-            last: None,
+            trends: Vec::new(),
             reclaimed: [None; PressureLevel::ALL.len()],
         })
     }
@@ -135,13 +186,48 @@ impl PressureMachine {
         }
     }
 
-    /// Takes in a reading made at `now`: that of the fullest source.
+    /// Takes in a reading made at `now`: that of the only source, or of the fullest.
     ///
     /// Times before the previous one count as that one.
     pub fn observe(&mut self, now: Duration, reading: PressureReading) -> Step {
+        let readings = [Some((now, reading))];
+        self.observe_all(now, Observation { readings: &readings, stall: None })
+    }
+
+    /// Takes in what is known of all sources at `now`. Allocates only when there are more of them
+    /// than ever before. If none could be read, it counts as an empty one without a limit: whoever
+    /// would rather keep the level does not observe.
+    pub fn observe_all(&mut self, now: Duration, observation: Observation<'_>) -> Step {
         self.begin();
+        let readings = observation.readings;
+        if self.trends.len() < readings.len() {
+            self.trends.resize_with(readings.len(), Trend::default);
+        }
+        for (trend, reading) in self.trends.iter_mut().zip(readings) {
+            match reading {
+                Some((at, reading)) => trend.push(*at, reading.used, self.config.window),
+                // What comes after a gap says nothing of growth.
+                None => *trend = Trend::default(),
+            }
+        }
+
         let from = self.level;
-        let to = self.level_of(reading);
+        let mut best = Verdict::default();
+        let mut exhaustion: Option<Duration> = None;
+        for (source, reading) in readings.iter().enumerate() {
+            let Some((_, reading)) = *reading else { continue };
+            let verdict = self.judge(source, reading);
+            let left = time_left(reading, verdict.rate);
+            exhaustion = [exhaustion, left].into_iter().flatten().min();
+            if best.is_below(&verdict) {
+                best = verdict;
+            }
+        }
+        let stalled = self.level_of_stalls(observation.stall);
+        if stalled > best.level {
+            (best.level, best.cause) = (stalled, Cause::Stalls);
+        }
+        let to = best.level;
         self.level = to;
         self.state = if to > PressureLevel::Normal || from != to {
             MonitorState::PressureDetected
@@ -149,8 +235,9 @@ impl PressureMachine {
             MonitorState::Monitoring
         };
         let due = above_normal().rev().find(|level| *level <= to && self.has_cooled(*level, now));
-        let next = self.pace(now, reading.ratio());
-        Step { from, to, due, next }
+        let next = self.pace(readings);
+        let Verdict { cause, source, reading, rate, .. } = best;
+        Step { from, to, cause, source, reading, rate, exhaustion, due, next }
     }
 
     /// Actions begin: the state becomes `ActionTriggered`.
@@ -175,30 +262,134 @@ impl PressureMachine {
         self.reclaimed[level as usize].is_none_or(since)
     }
 
-    fn level_of(&self, reading: PressureReading) -> PressureLevel {
+    fn judge(&self, source: usize, reading: PressureReading) -> Verdict {
+        let rate = self.trends.get(source).and_then(|trend| trend.rate(self.config.window));
+        let usage = self.level_of_usage(reading);
+        let growth = self.level_of_growth(reading, rate);
+        let cause = if usage >= growth { Cause::Usage } else { Cause::Growth };
+        Verdict { level: usage.max(growth), cause, source, reading, rate }
+    }
+
+    fn level_of_usage(&self, reading: PressureReading) -> PressureLevel {
         let Some(limit) = reading.limit else { return PressureLevel::Normal };
         let reached = |level: &PressureLevel| reading.used >= entry(&self.config, *level, limit);
         let rising = above_normal().rev().find(reached).unwrap_or_default();
         rising.max(held(&self.config, self.level, reading))
     }
 
-    /// The time until the next check: short under pressure, and if usage would be at `Elevated`
-    /// within the long interval, should it go on rising as it did since the previous check.
-    fn pace(&mut self, now: Duration, ratio: f64) -> Duration {
-        let before = self.last.replace((now, ratio));
-        let soon = before.is_some_and(|(then, before)| {
-            let elapsed = now.saturating_sub(then).as_secs_f64();
-            let rise = ratio - before;
-            let ahead = self.config.interval.as_secs_f64();
-            // Nothing can be said of a rise in no time at all: it counts as steep.
-            rise > 0.0 && (self.config.elevated - ratio) * elapsed <= rise * ahead
-        });
-        if self.level > PressureLevel::Normal || soon {
-            self.config.fast_interval
-        } else {
-            self.config.interval
+    fn level_of_growth(&self, reading: PressureReading, rate: Option<f64>) -> PressureLevel {
+        let half = reading.limit.is_some_and(|limit| reading.used >= limit.div_ceil(2));
+        let Some(left) = time_left(reading, rate).filter(|_| half) else {
+            return PressureLevel::Normal;
+        };
+        let holds = |level: &PressureLevel| {
+            let within = self.config.within(*level);
+            let lasting = *level <= self.level && left <= within.saturating_mul(2);
+            !within.is_zero() && (left <= within || lasting)
+        };
+        above_normal().rev().find(holds).unwrap_or_default()
+    }
+
+    fn level_of_stalls(&self, stall: Option<f64>) -> PressureLevel {
+        let Some(stall) = stall else { return PressureLevel::Normal };
+        let holds = |level: &PressureLevel| {
+            let threshold = self.config.stall(*level);
+            threshold > 0.0
+                && (stall >= threshold || *level <= self.level && stall >= threshold / 2.0)
+        };
+        above_normal().rev().find(holds).unwrap_or_default()
+    }
+
+    /// The time until the next check: short under pressure; while usage rises, a quarter of the
+    /// time that it would take to be at `Elevated`, so that the checks come closer together as it
+    /// comes nearer; and long otherwise.
+    fn pace(&self, readings: &[Option<(Duration, PressureReading)>]) -> Duration {
+        let (fast, slow) = (self.config.fast_interval, self.config.interval);
+        if self.level > PressureLevel::Normal {
+            return fast;
+        }
+        let mut next = slow;
+        for (trend, reading) in self.trends.iter().zip(readings) {
+            let Some((_, PressureReading { used, limit: Some(limit) })) = *reading else {
+                continue;
+            };
+            let rates = [trend.latest(), trend.rate(self.config.window)];
+            let rate = rates.into_iter().flatten().fold(0.0, f64::max);
+            if rate > 0.0 {
+                let goal = entry(&self.config, PressureLevel::Elevated, limit);
+                next = next.min(seconds(goal.saturating_sub(used) as f64 / rate / 4.0));
+            }
+        }
+        next.max(fast)
+    }
+}
+
+/// What one source says.
+#[derive(Clone, Copy, Debug)]
+struct Verdict {
+    level: PressureLevel,
+    cause: Cause,
+    source: usize,
+    reading: PressureReading,
+    rate: Option<f64>,
+}
+
+impl Default for Verdict {
+    fn default() -> Self {
+        Self {
+            level: PressureLevel::Normal,
+            cause: Cause::Usage,
+            source: usize::MAX,
+            reading: PressureReading { used: 0, limit: None },
+            rate: None,
         }
     }
+}
+
+impl Verdict {
+    /// Higher levels come first, then fuller sources; any limit is fuller than none.
+    fn is_below(&self, other: &Self) -> bool {
+        let key = |it: &Self| (it.level, it.reading.limit.is_some());
+        match key(self).cmp(&key(other)) {
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Greater => false,
+            std::cmp::Ordering::Equal => {
+                self.source == usize::MAX || other.reading.ratio() > self.reading.ratio()
+            }
+        }
+    }
+}
+
+/// When the limit is met.
+fn time_left(reading: PressureReading, rate: Option<f64>) -> Option<Duration> {
+    let (limit, rate) = (reading.limit?, rate?);
+    (rate > 0.0).then(|| seconds(limit.saturating_sub(reading.used) as f64 / rate))
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+/// The fewest bytes whose return takes away the reason of `step` to be at `level`, if that is not
+/// usage: what makes the rest last for twice the level's time; and for stalls, of which nobody
+/// knows what would end them, a piece as large as the hysteresis.
+pub(crate) fn extra_target(config: &MonitoringConfig, level: PressureLevel, step: Step) -> usize {
+    let Some(limit) = step.reading.limit else { return 0 };
+    match step.cause {
+        Cause::Usage => 0,
+        Cause::Growth => {
+            let lasting = config.within(level).saturating_mul(2).as_secs_f64();
+            let needed = bytes(step.rate.unwrap_or(0.0) * lasting).saturating_add(1);
+            let left = limit.saturating_sub(step.reading.used);
+            needed.saturating_sub(left).min(step.reading.used)
+        }
+        Cause::Stalls => bytes(limit as f64 * config.hysteresis).min(step.reading.used),
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
+fn bytes(bytes: f64) -> usize {
+    bytes as usize
 }
 
 fn above_normal() -> impl DoubleEndedIterator<Item = PressureLevel> {
@@ -217,9 +408,8 @@ fn exit(config: &MonitoringConfig, level: PressureLevel, limit: usize) -> usize 
 
 /// A part of a limit in whole bytes; at least one byte, unless the limit is zero: then nothing
 /// used is too much already.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
 fn part(limit: usize, ratio: f64) -> usize {
-    ((limit as f64 * ratio).round() as usize).max(usize::from(limit > 0))
+    bytes((limit as f64 * ratio).round()).max(usize::from(limit > 0))
 }
 
 /// The level, up to `level`, that `reading` does not leave.

@@ -1,18 +1,22 @@
 //! The monitor: reads the sources, feeds the state machine, runs the actions.
 
-use std::{fmt, time::Duration};
+use std::{convert::Infallible, fmt, future::Future, time::Duration};
 
-use nebula_memory_core::{Clock, MemoryError, PressureLevel, Refused, sync::Arc};
+use nebula_memory_core::{
+    Clock, MemoryError, PressureLevel, PressureSource, Refused, panics::quietly, sync::Arc,
+};
 
 use crate::{
     Limits, MonitorBuilder, MonitorHandle, MonitorState, MonitorStatus, MonitoringConfig,
-    PressureEvent, PressureMachine, SourceReport, action::Actions, handle, source::Sources,
+    Observation, PressureEvent, PressureMachine, Reconciliation, Sample, SourceReport, Suspects,
+    action::Actions, handle, recording::Recorder, source::Sources, suspects::Watch,
 };
 
 /// Watches how near this process is to the limits of its memory, and acts before they are met.
 ///
 /// Either call [`check`](Self::check) from a loop of your own, every
-/// [`next_check`](Self::next_check), or let [`spawn`](Self::spawn) do it on a thread.
+/// [`next_check`](Self::next_check), or let [`spawn`](Self::spawn) do it on a thread, or
+/// [`run`](Self::run) in a task.
 ///
 /// Every part of it that is code of others (callbacks, reclaimers, throttles, injected sources) may
 /// panic; that is counted and reported, and the monitor goes on. (Under `panic = "abort"` nothing
@@ -44,11 +48,21 @@ use crate::{
 /// ```
 pub struct MemoryMonitor {
     machine: PressureMachine,
-    sources: Sources,
-    actions: Actions,
-    clock: Arc<dyn Clock>,
+    parts: Parts,
+    watch: Watch,
     status: MonitorStatus,
     next: Duration,
+}
+
+/// What a monitor is built from.
+pub(crate) struct Parts {
+    pub(crate) sources: Sources,
+    pub(crate) actions: Actions,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// What keeps books of the process's memory.
+    pub(crate) books: Vec<Arc<dyn PressureSource>>,
+    pub(crate) allocated: Option<Box<dyn Fn() -> usize + Send>>,
+    pub(crate) recorder: Option<Recorder>,
 }
 
 impl MemoryMonitor {
@@ -65,22 +79,18 @@ impl MemoryMonitor {
         MonitorBuilder::new(config)
     }
 
-    pub(crate) fn with(
-        config: MonitoringConfig,
-        sources: Sources,
-        actions: Actions,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, MemoryError> {
+    pub(crate) fn with(config: MonitoringConfig, parts: Parts) -> Result<Self, MemoryError> {
         let machine = PressureMachine::new(config)?;
-        let status = MonitorStatus::new(sources.reports().to_vec());
-        Ok(Self { machine, sources, actions, clock, status, next: Duration::ZERO })
+        let status = MonitorStatus::new(parts.sources.reports().to_vec(), config.history);
+        let watch = Watch::default();
+        Ok(Self { machine, parts, watch, status, next: Duration::ZERO })
     }
 
-    /// Reads every source, updates the level, and acts.
+    /// Reads the sources, updates the level, and acts.
     ///
-    /// The fullest source decides. Returns what has happened, if anything has: one event for each
-    /// change of level, and one for each further round of reclaiming while pressure lasts.
-    /// Allocates only if something happens.
+    /// The source with the highest level decides, the fullest of several. Returns what has happened,
+    /// if anything has: one event for each change of level, and one for each further round of
+    /// reclaiming while pressure lasts. Allocates only if something happens.
     ///
     /// # Errors
     /// [`MemoryError::SourceUnavailable`], with the reason of each, if no source can be read; the
@@ -89,47 +99,73 @@ impl MemoryMonitor {
     pub fn check(&mut self) -> Result<Option<PressureEvent>, MemoryError> {
         self.machine.begin();
         self.status.set_state(self.machine.state());
-        let now = self.clock.now();
-        let round = self.sources.read();
-        let tightest = round.tightest.map(|(_, reading)| reading);
-        self.status.checked(now, tightest, round.failures);
+        let (now, config) = (self.parts.clock.now(), *self.machine.config());
+        let sources = &mut self.parts.sources;
+        let round = sources.read(now, &config);
         if round.changed {
-            self.status.set_sources(self.sources.reports().to_vec());
+            self.status.set_sources(sources.reports().to_vec());
         }
-        let Some((source, reading)) = round.tightest else {
-            self.next = self.machine.config().interval;
-            return Err(self.sources.nothing_left());
-        };
+        if round.full {
+            self.watch.read(now, config.window);
+        }
+        let (readings, stall) = (sources.readings(), sources.stall());
+        let observation = Observation { readings, stall };
+        let record = |to: &mut Recorder| to.record(sources.names(), now, observation);
+        let recorded = self.parts.recorder.as_mut().is_none_or(record);
+        if readings.iter().all(Option::is_none) {
+            self.status.checked(None, round.failures, sources.events(), recorded);
+            self.next = config.interval;
+            return Err(sources.nothing_left());
+        }
 
-        let step = self.machine.observe(now, reading);
+        let step = self.machine.observe_all(now, observation);
         self.next = step.next;
+        let (level, reading, rate) = (step.to, step.reading, step.rate);
+        let sample = Sample { at: now, level, reading, rate, stall, resident: sources.held() };
+        self.status.checked(Some(sample), round.failures, sources.events(), recorded);
         self.status.set_state(self.machine.state());
         if step.is_edge() {
             self.status.entered(step.to);
-        } else if !self.actions.is_due(&self.machine, step, now) {
+        } else if !self.parts.actions.is_due(&self.machine, step, now) {
             return Ok(None);
         }
 
-        let source = self.sources.reports().get(source);
+        let mut blame = None;
+        if step.from < step.to {
+            if !round.full {
+                self.watch.read(now, config.window);
+            }
+            blame = self.watch.blame();
+        }
+        let source = self.parts.sources.names().nth(step.source).unwrap_or_default().to_owned();
         let mut event = PressureEvent {
             at: now,
             from: step.from,
             to: step.to,
-            source: source.map_or_else(String::new, |report| report.name.clone()),
+            source,
             reading,
+            cause: step.cause,
+            rate,
+            exhaustion: step.exhaustion,
+            blame,
+            after: None,
             actions: Vec::new(),
         };
         self.machine.trigger();
         self.status.set_state(self.machine.state());
-        self.actions.run(&mut self.machine, step, &*self.clock, &mut event);
+        self.parts.actions.run(&mut self.machine, step, &*self.parts.clock, &mut event);
+        if event.has_reclaimed() {
+            event.after = self.parts.sources.read_again(step.source);
+        }
         self.status.acted(&event);
         self.machine.settle();
         self.status.set_state(self.machine.state());
-        Ok(Some(event))
+        // A round of reclaiming that had nothing to ask for is no event.
+        Ok((event.is_edge() || !event.actions.is_empty()).then_some(event))
     }
 
-    /// How long to wait before the next check: `interval` in calm, `fast_interval` under pressure
-    /// and when usage rises steeply. Zero before the first check.
+    /// How long to wait before the next check: `interval` in calm, `fast_interval` under pressure,
+    /// and between them while usage rises. Zero before the first check.
     pub fn next_check(&self) -> Duration {
         self.next
     }
@@ -144,6 +180,60 @@ impl MemoryMonitor {
         handle::spawn(self)
     }
 
+    /// Checks at once and then again and again, for as long as this future is polled: on any
+    /// runtime, with that runtime's `sleep`. Dropping the future stops it at once and leaves the
+    /// monitor as after its latest check. Callbacks and reclaimers run where it is polled.
+    ///
+    /// ```
+    /// # use std::{future::{Future, ready}, pin::pin, task::{Context, Waker}};
+    /// # use nebula_monitor::{MemoryMonitor, MonitoringConfig};
+    /// # let mut monitor = MemoryMonitor::new(MonitoringConfig::default())?;
+    /// // With tokio: `monitor.run(tokio::time::sleep).await`
+    /// let mut naps = 0;
+    /// let sleep = |_| { naps += 1; std::future::poll_fn(move |_| match naps {
+    ///     1..=3 => std::task::Poll::Ready(()),
+    ///     _ => std::task::Poll::Pending,
+    /// }) };
+    /// let mut context = Context::from_waker(Waker::noop());
+    /// assert!(pin!(monitor.run(sleep)).poll(&mut context).is_pending());
+    /// assert_eq!(monitor.status().stats().checks, 4);
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
+    pub async fn run<S, F>(&mut self, mut sleep: S) -> Infallible
+    where
+        S: FnMut(Duration) -> F,
+        F: Future<Output = ()>,
+    {
+        loop {
+            // A check at which no source could be read is counted and reported in the status.
+            drop(self.check());
+            sleep(self.next).await;
+        }
+    }
+
+    /// Compares what the [books](MonitorBuilder::book) say with what the process holds.
+    ///
+    /// # Errors
+    /// [`MemoryError::SourceUnavailable`] if resident memory or a book cannot be read, or if a book
+    /// panics.
+    pub fn reconcile(&self) -> Result<Reconciliation, MemoryError> {
+        let panicked = || MemoryError::source_unavailable("reconciliation", "a book panicked");
+        let read = |book: &Arc<dyn PressureSource>| {
+            let entry = quietly(|| Ok((book.name().to_owned(), book.read()?.used)));
+            entry.unwrap_or_else(|| Err(panicked()))
+        };
+        let books = self.parts.books.iter().map(read).collect::<Result<_, _>>()?;
+        let figure = self.parts.allocated.as_deref();
+        let allocated = figure.map(|figure| quietly(figure).ok_or_else(panicked)).transpose()?;
+        let resident = self.parts.sources.resident()?;
+        Ok(Reconciliation { resident, allocated, books })
+    }
+
+    /// Those whose growth is watched; the handle may be kept to add more.
+    pub fn suspects(&self) -> &Suspects {
+        self.watch.suspects()
+    }
+
     /// The level as of the latest check.
     pub fn level(&self) -> PressureLevel {
         self.machine.level()
@@ -156,12 +246,12 @@ impl MemoryMonitor {
 
     /// What was probed, and what is in force, as of the latest check.
     pub fn sources(&self) -> &[SourceReport] {
-        self.sources.reports()
+        self.parts.sources.reports()
     }
 
     /// The limits that apply now, read anew: "what is my cap?"
     pub fn limits(&self) -> Limits {
-        Limits::of(&self.sources)
+        Limits::of(&self.parts.sources)
     }
 
     /// A view for other threads: level, state, latest reading, statistics.
@@ -178,7 +268,7 @@ impl MemoryMonitor {
 impl Drop for MemoryMonitor {
     fn drop(&mut self) {
         // Nobody would lift these any more.
-        self.actions.lift(self.machine.level());
+        self.parts.actions.lift(self.machine.level());
     }
 }
 
@@ -188,7 +278,7 @@ impl fmt::Debug for MemoryMonitor {
             .field("level", &self.level())
             .field("state", &self.state())
             .field("sources", &self.sources())
-            .field("actions", &self.actions)
+            .field("actions", &self.parts.actions)
             .finish_non_exhaustive()
     }
 }

@@ -49,6 +49,79 @@ pub(crate) fn meminfo(text: &[u8]) -> Option<(u64, u64)> {
     Some((value(b"MemTotal")?, value(b"MemAvailable")?))
 }
 
+/// `memory.events` of version 2. A counter that is missing is zero; with none at all it is another
+/// file.
+pub(crate) fn events(text: &[u8]) -> Option<GroupEvents> {
+    let count = |key: &[u8]| stat_value(text, key).and_then(number);
+    let all = [count(b"high"), count(b"max"), count(b"oom"), count(b"oom_kill")];
+    all.iter().flatten().next()?;
+    let [high, max, oom, oom_kill] = all.map(Option::unwrap_or_default);
+    Some(GroupEvents { high, max, oom, oom_kill })
+}
+
+/// `memory.failcnt` of version 1: how often the limit was met.
+pub(crate) fn failures(text: &[u8]) -> Option<GroupEvents> {
+    Some(GroupEvents { max: number(text)?, ..GroupEvents::default() })
+}
+
+/// For how long some task has stalled on memory since the system started, in microseconds, from
+/// the text of a pressure file.
+pub(crate) fn stalled(text: &[u8]) -> Option<u64> {
+    text.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.strip_prefix(b"some ")?.split(|byte| *byte == b' ');
+        fields.find_map(|field| number(field.strip_prefix(b"total=")?))
+    })
+}
+
+/// The resident pages, from the text of `/proc/self/statm`: the second figure.
+pub(crate) fn resident_pages(text: &[u8]) -> Option<u64> {
+    number(text.split(|byte| *byte == b' ').nth(1)?)
+}
+
+/// The size of a page, from the auxiliary vector: pairs of words of `word` bytes, the first of
+/// which is 6 for it.
+pub(crate) fn page_size(vector: &[u8], word: usize) -> Option<u64> {
+    const PAGE_SIZE: u64 = 6;
+    let value = |bytes: &[u8]| match bytes.len() {
+        4 => Some(u64::from(u32::from_ne_bytes(bytes.try_into().ok()?))),
+        8 => Some(u64::from_ne_bytes(bytes.try_into().ok()?)),
+        _ => None,
+    };
+    let mut pairs = vector.chunks_exact(word.checked_mul(2).filter(|pair| *pair > 0)?);
+    let size = pairs.find_map(|pair| {
+        let (key, size) = pair.split_at_checked(word)?;
+        (value(key)? == PAGE_SIZE).then(|| value(size))?
+    })?;
+    size.is_power_of_two().then_some(size)
+}
+
+/// What the kernel has counted for a control group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct GroupEvents {
+    /// How often it held up the group at `memory.high` (version 2 alone).
+    pub high: u64,
+    /// How often usage was about to exceed the limit.
+    pub max: u64,
+    /// How often it found nothing more to take back (version 2 alone).
+    pub oom: u64,
+    /// How many processes of the group it has killed for that (version 2 alone).
+    pub oom_kill: u64,
+}
+
+impl GroupEvents {
+    /// What has been counted since `before`.
+    #[must_use]
+    pub const fn since(self, before: Self) -> Self {
+        Self {
+            high: self.high.saturating_sub(before.high),
+            max: self.max.saturating_sub(before.max),
+            oom: self.oom.saturating_sub(before.oom),
+            oom_kill: self.oom_kill.saturating_sub(before.oom_kill),
+        }
+    }
+}
+
 /// Which hierarchy of control groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hierarchy {
@@ -172,6 +245,40 @@ mod tests {
     }
 
     #[test]
+    fn counters_of_a_group_are_found_by_their_names() {
+        let text = b"low 0\nhigh 5\nmax 17\noom 2\noom_kill 1\noom_group_kill 9\n";
+        let all = GroupEvents { high: 5, max: 17, oom: 2, oom_kill: 1 };
+        assert_eq!(events(text), Some(all));
+        assert_eq!(events(b"max 3\n"), Some(GroupEvents { max: 3, ..GroupEvents::default() }));
+        assert_eq!(events(b"maximum 3\n"), None);
+        assert_eq!(failures(b"12\n"), Some(GroupEvents { max: 12, ..GroupEvents::default() }));
+        assert_eq!(failures(b"many\n"), None);
+        let earlier = GroupEvents { high: 5, max: 20, oom: 1, oom_kill: 0 };
+        assert_eq!(all.since(earlier), GroupEvents { high: 0, max: 0, oom: 1, oom_kill: 1 });
+    }
+
+    #[test]
+    fn stalls_are_those_of_some_task() {
+        let text = b"some avg10=0.12 avg60=0.00 avg300=0.00 total=4711\nfull avg10=0.00 total=3\n";
+        assert_eq!(stalled(text), Some(4711));
+        assert_eq!(stalled(b"full avg10=0.00 total=3\n"), None);
+        assert_eq!(stalled(b"some avg10=0.00 total=-3\n"), None);
+    }
+
+    #[test]
+    fn resident_memory_is_pages_times_their_size() {
+        assert_eq!(resident_pages(b"4567 123 99 1 0 500 0\n"), Some(123));
+        assert_eq!(resident_pages(b"4567"), None);
+        let vector: Vec<u8> =
+            [33_u64, 99, 6, 16384, 0, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!(page_size(&vector, 8), Some(16384));
+        assert_eq!(page_size(&vector[..20], 8), None);
+        let small: Vec<u8> = [6_u32, 4096].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!(page_size(&small, 4), Some(4096));
+        assert_eq!((page_size(&small, 0), page_size(&small, usize::MAX)), (None, None));
+    }
+
+    #[test]
     fn the_own_group_is_found_in_either_hierarchy() {
         let hybrid = "9:name=systemd:/\n4:cpu,memory:/api/x:y\n1:cpu:/\n0::/user.slice\n";
         assert_eq!(cgroup_path(hybrid, Hierarchy::V1), Some("/api/x:y"));
@@ -221,6 +328,8 @@ mod tests {
         #[test]
         fn junk_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = (number(&bytes), limit(&bytes), meminfo(&bytes), stat_value(&bytes, b"a"));
+            let _ = (events(&bytes), failures(&bytes), stalled(&bytes), resident_pages(&bytes));
+            let _ = (page_size(&bytes, 4), page_size(&bytes, 8), page_size(&bytes, bytes.len()));
             let text = String::from_utf8_lossy(&bytes);
             for hierarchy in [Hierarchy::V1, Hierarchy::V2] {
                 let _ = (cgroup_path(&text, hierarchy), mounts(&text, hierarchy).count());
@@ -235,12 +344,13 @@ mod tests {
                 Just("0::/"), Just("memory"), Just(":"), Just("/.."), Just(" - "), Just("cgroup2"),
                 Just("cgroup cgroup rw,memory"), Just("\n"), Just("\\0"), Just("\\777"), Just(" "),
                 Just("MemTotal:"), Just("MemAvailable:"), Just("kB"), Just("99999999999999999999"),
-                Just("max"), Just("7"),
+                Just("max"), Just("7"), Just("some "), Just("total="), Just("oom "), Just("high"),
             ],
             0..30,
         )) {
             let text = words.concat();
             let _ = (meminfo(text.as_bytes()), limit(text.as_bytes()));
+            let _ = (events(text.as_bytes()), stalled(text.as_bytes()));
             for hierarchy in [Hierarchy::V1, Hierarchy::V2] {
                 let _ = cgroup_path(&text, hierarchy).map(|path| within(path, "/"));
                 for mount in mounts(&text, hierarchy) {

@@ -10,7 +10,10 @@ use nebula_memory_core::{
     },
 };
 
-use crate::{ActionEffect, MonitorState, PressureEvent, SourceReport};
+use crate::{
+    ActionEffect, GroupEvents, History, MonitorState, PressureEvent, Sample, SourceReport,
+    history::Ring,
+};
 
 /// What a monitor has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +37,10 @@ pub struct MonitorStats {
     pub bytes_asked: u64,
     /// Bytes that reclaimers gave back.
     pub bytes_given: u64,
+    /// What the kernel has counted for the process's control groups since the monitor was built.
+    pub group: GroupEvents,
+    /// Checks that could not be recorded; recording ends with the first.
+    pub unrecorded: u64,
 }
 
 impl MonitorStats {
@@ -53,7 +60,10 @@ impl MonitorStats {
                     self.bytes_given = self.bytes_given.saturating_add(report.given as u64);
                     self.panics += report.panicked as u64;
                 }
-                ActionEffect::Notified | ActionEffect::Throttled { .. } => self.actions += 1,
+                ActionEffect::Notified
+                | ActionEffect::Unheard
+                | ActionEffect::Blamed
+                | ActionEffect::Throttled { .. } => self.actions += 1,
             }
         }
     }
@@ -82,7 +92,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Slow {
     stats: MonitorStats,
-    last: Option<(Duration, PressureReading)>,
+    last: Option<Sample>,
+    history: Ring,
     sources: Vec<SourceReport>,
 }
 
@@ -106,8 +117,9 @@ pub struct MonitorStatus {
 }
 
 impl MonitorStatus {
-    pub(crate) fn new(sources: Vec<SourceReport>) -> Self {
-        let slow = Mutex::new(Slow { sources, ..Slow::default() });
+    pub(crate) fn new(sources: Vec<SourceReport>, history: usize) -> Self {
+        let history = Ring::new(history);
+        let slow = Mutex::new(Slow { history, sources, ..Slow::default() });
         let (level, state) = (AtomicU8::new(0), AtomicU8::new(0));
         Self { shared: Arc::new(Shared { level, state, slow }) }
     }
@@ -124,9 +136,26 @@ impl MonitorStatus {
         MonitorState::ALL.get(state).copied().unwrap_or_default()
     }
 
-    /// The fullest source's latest reading, and when it was made on the monitor's clock.
+    /// The latest reading of the source that decided, and when it was made on the monitor's clock.
     pub fn last_reading(&self) -> Option<(Duration, PressureReading)> {
+        self.last_sample().map(|sample| (sample.at, sample.reading))
+    }
+
+    /// All that the latest check saw.
+    pub fn last_sample(&self) -> Option<Sample> {
         self.shared.slow.lock().last
+    }
+
+    /// The latest samples, as many as [`MonitoringConfig::history`] says, or fewer if it has not
+    /// made so many checks.
+    ///
+    /// [`MonitoringConfig::history`]: crate::MonitoringConfig::history
+    pub fn history(&self) -> History {
+        // Nothing is allocated under the lock.
+        let length = self.shared.slow.lock().history.len();
+        let mut samples = Vec::with_capacity(length);
+        self.shared.slow.lock().history.copy_into(&mut samples);
+        samples.into()
     }
 
     /// What was done so far.
@@ -143,13 +172,24 @@ impl MonitorStatus {
         self.shared.state.store(state as u8, Ordering::Release);
     }
 
-    /// Notes a check: at `now`, `tightest` was read.
-    pub(crate) fn checked(&self, now: Duration, tightest: Option<PressureReading>, failures: u64) {
+    /// Notes a check, and what it saw; `None` if no source could be read.
+    pub(crate) fn checked(
+        &self,
+        sample: Option<Sample>,
+        failures: u64,
+        group: GroupEvents,
+        recorded: bool,
+    ) {
         let mut slow = self.shared.slow.lock();
         slow.stats.checks += 1;
         slow.stats.failed_readings += failures;
-        match tightest {
-            Some(reading) => slow.last = Some((now, reading)),
+        slow.stats.group = group;
+        slow.stats.unrecorded += u64::from(!recorded);
+        match sample {
+            Some(sample) => {
+                slow.last = Some(sample);
+                slow.history.push(sample);
+            }
             None => slow.stats.blind_checks += 1,
         }
     }

@@ -5,7 +5,7 @@ mod common;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use common::{Dial, Machine, V1, V2, config};
@@ -101,6 +101,42 @@ fn a_check_without_an_event_allocates_nothing() {
             assert_eq!((event, allocations), (None, 0));
         }
     }
+}
+
+#[test]
+fn a_check_of_everything_allocates_nothing() {
+    let machine = Machine::new();
+    let vector: Vec<u8> = [6_usize, 4096].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    machine
+        .process("0::/a\n4:memory:/a\n", &[V2, V1])
+        .v2("/a", "900", "1000")
+        .v1("/a", "900", "1000")
+        .meminfo(10, 1000)
+        .write("/sys/fs/cgroup/a/memory.high", "max\n")
+        .write("/sys/fs/cgroup/a/memory.events", "high 1\nmax 2\n")
+        .write("/sys/fs/cgroup/a/memory.stat", "inactive_file 100\n")
+        .write("/sys/fs/cgroup/memory/a/memory.failcnt", "1\n")
+        .write("/proc/pressure/memory", "some avg10=0.00 total=7\n")
+        .write("/proc/self/auxv", vector)
+        .write("/proc/self/statm", "500 100 7 1 0 50 0\n");
+    let (suspect, clock) = (Dial::at(100), Arc::new(ManualClock::new()));
+    let weak: Weak<dyn PressureSource> = Arc::downgrade(&suspect) as _;
+    let mut monitor = MemoryMonitor::builder(config())
+        .system_root(machine.root())
+        .suspect(weak)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let in_force = monitor.sources().iter().filter(|source| source.in_force()).count();
+    assert_eq!(in_force, 5);
+    monitor.check().unwrap();
+    // More often than there are points in a trend.
+    for _ in 0..50 {
+        clock.advance(config().interval);
+        let (event, allocations) = allocations_of(|| monitor.check().unwrap());
+        assert_eq!((event, allocations), (None, 0));
+    }
+    assert!(monitor.status().last_sample().unwrap().stall.is_some());
 }
 
 #[cfg(target_os = "linux")]

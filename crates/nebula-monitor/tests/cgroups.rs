@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Machine, V1, V2};
-use nebula_memory_core::PressureReading;
+use nebula_memory_core::{ManualClock, PressureReading};
 use nebula_monitor::{
     CgroupV1, CgroupV2, MemoryMonitor, MonitoringConfig, PressureSource, SourceReport,
     SourceStatus, SystemMemory,
@@ -264,20 +266,23 @@ fn junk_in_any_file_is_an_error_and_never_a_panic() {
 
 #[test]
 fn the_monitor_reports_each_source_and_takes_the_tightest() {
-    let machine = Machine::new();
+    let (machine, clock) = (Machine::new(), Arc::new(ManualClock::new()));
     machine.process("0::/\n4:memory:/a\n", &[V1]).v1("/a", "100", &(64 * MIB).to_string());
     machine.meminfo(300, 1 << 20);
     let mut monitor = MemoryMonitor::builder(MonitoringConfig::default())
         .system_root(machine.root())
+        .clock(clock.clone())
         .build()
         .unwrap();
     let texts: Vec<_> = monitor.sources().iter().map(ToString::to_string).collect();
-    assert_eq!(texts.len(), 3);
+    assert_eq!(texts.len(), 5);
     assert!(texts[0].starts_with("cgroup v2: not in force, "), "{}", texts[0]);
     assert!(texts[1].starts_with("cgroup v1: in force, limit 64.0 MiB ("), "{}", texts[1]);
     assert_eq!(texts[2], "system memory: in force, limit 1.0 GiB (/proc/meminfo)");
+    assert!(texts[3].starts_with("memory stalls: not in force, "), "{}", texts[3]);
+    assert!(texts[4].starts_with("resident memory: not in force, "), "{}", texts[4]);
     let in_force: Vec<_> = monitor.sources().iter().map(SourceReport::in_force).collect();
-    assert_eq!(in_force, [false, true, true]);
+    assert_eq!(in_force, [false, true, true, false, false]);
 
     let limits = monitor.limits();
     assert_eq!(limits.cap(), Some(64 * MIB));
@@ -290,6 +295,7 @@ fn the_monitor_reports_each_source_and_takes_the_tightest() {
     assert_eq!(monitor.sources()[1].status, SourceStatus::Unlimited);
     assert_eq!(monitor.limits().cap(), Some(1 << 30));
     machine.v1("/a", "99", "100");
+    clock.advance(monitor.config().interval);
     let event = monitor.check().unwrap().expect("the group is nearly full");
     assert_eq!(event.source, "cgroup v1");
     assert_eq!(event.reading, reading(99, 100));

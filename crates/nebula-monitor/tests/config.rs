@@ -56,6 +56,16 @@ fn every_broken_rule_is_reported_with_its_field() {
         (MonitoringConfig { critical: f64::NAN, ..base }, vec!["critical", "critical"]),
         (MonitoringConfig { hysteresis: f64::NAN, ..base }, vec!["hysteresis"]),
         (MonitoringConfig { critical: f64::INFINITY, ..base }, vec!["critical"]),
+        (MonitoringConfig { window: zero, ..base }, vec!["window"]),
+        (MonitoringConfig { elevated_within: zero, ..base }, vec!["elevated_within"]),
+        (MonitoringConfig { high_within: zero, ..base }, vec!["high_within"]),
+        (MonitoringConfig { critical_within: zero, ..base }, vec!["critical_within"]),
+        (MonitoringConfig { elevated_stall: 0.0, ..base }, vec!["elevated_stall"]),
+        (MonitoringConfig { elevated_stall: 0.4, ..base }, vec!["high_stall"]),
+        (MonitoringConfig { critical_stall: 0.2, ..base }, vec!["critical_stall"]),
+        (MonitoringConfig { critical_stall: 1.1, ..base }, vec!["critical_stall"]),
+        (MonitoringConfig { high_stall: f64::NAN, ..base }, vec!["high_stall", "critical_stall"]),
+        (MonitoringConfig { history: (1 << 20) + 1, ..base }, vec!["history"]),
     ];
     for (config, expected) in cases {
         assert_eq!(faults(config), expected, "{config:?}");
@@ -63,7 +73,7 @@ fn every_broken_rule_is_reported_with_its_field() {
     }
     let mut config = base;
     (config.critical, config.hysteresis, config.fast_interval) = (1.0, 0.0, config.interval);
-    config.cool_down = zero;
+    (config.cool_down, config.history) = (zero, 0);
     assert_eq!(faults(config), [""; 0], "the bounds themselves are allowed");
 }
 
@@ -72,6 +82,14 @@ fn the_builder_sets_each_field() {
     let config = MonitoringConfig::builder()
         .thresholds(0.1, 0.2, 0.3)
         .hysteresis(0.04)
+        .window(Duration::from_secs(9))
+        .exhaustion_within(
+            Duration::from_millis(30),
+            Duration::from_millis(20),
+            Duration::from_millis(10),
+        )
+        .stalls(0.5, 0.6, 0.7)
+        .history(8)
         .interval(Duration::from_secs(7))
         .fast_interval(Duration::from_secs(6))
         .cool_down(Duration::from_secs(5))
@@ -82,6 +100,14 @@ fn the_builder_sets_each_field() {
         high: 0.2,
         critical: 0.3,
         hysteresis: 0.04,
+        window: Duration::from_secs(9),
+        elevated_within: Duration::from_millis(30),
+        high_within: Duration::from_millis(20),
+        critical_within: Duration::from_millis(10),
+        elevated_stall: 0.5,
+        high_stall: 0.6,
+        critical_stall: 0.7,
+        history: 8,
         interval: Duration::from_secs(7),
         fast_interval: Duration::from_secs(6),
         cool_down: Duration::from_secs(5),
@@ -118,4 +144,18 @@ fn states_and_statistics_are_written_and_read() {
     let stats = MemoryMonitor::new(MonitoringConfig::default()).unwrap().status().stats();
     let back: MonitorStats = serde_json::from_str(&serde_json::to_string(&stats).unwrap()).unwrap();
     assert_eq!(back, stats);
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn history_is_written_and_read() {
+    use nebula_monitor::History;
+    let mut monitor = MemoryMonitor::new(MonitoringConfig::default()).unwrap();
+    // On a platform without sources there is nothing to write; that is a history, too.
+    drop(monitor.check());
+    let history = monitor.status().history();
+    let text = serde_json::to_string(&history).unwrap();
+    let back: History = serde_json::from_str(&text).unwrap();
+    assert_eq!(back, history);
+    assert!(text.starts_with('['), "{text}");
 }

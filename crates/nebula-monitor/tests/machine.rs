@@ -145,13 +145,15 @@ fn the_pace_is_fast_under_pressure_and_when_usage_rises_steeply() {
         |millis, used| machine.observe(Duration::from_millis(millis), of_thousand(used)).next;
     assert_eq!(pace(0, 100), slow);
     assert_eq!(pace(1000, 110), slow, "10 a second: far from 500");
-    assert_eq!(pace(1100, 160), fast, "500 a second: there within the interval");
+    let quarter = Duration::from_millis(170);
+    assert_eq!(pace(1100, 160), quarter, "500 a second: a quarter of the way to 500");
     assert_eq!(pace(2100, 160), slow, "no rise");
     assert_eq!(pace(3100, 150), slow, "a fall");
     assert_eq!(pace(4100, 600), fast, "pressure");
     assert_eq!(pace(5100, 600), fast, "lasting pressure");
     assert_eq!(pace(6100, 300), slow, "over");
     assert_eq!(pace(6100, 301), fast, "a rise in no time");
+    assert_eq!(pace(6101, 499), fast, "nearly there");
 }
 
 proptest! {

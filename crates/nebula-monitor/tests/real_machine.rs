@@ -12,7 +12,7 @@ fn a_probe_finds_a_source_in_force() {
         println!("{report}");
     }
     println!("limits: {}", monitor.limits());
-    assert_eq!(monitor.sources().len(), 3);
+    assert_eq!(monitor.sources().len(), 5);
     if !cfg!(target_os = "linux") && !cfg!(feature = "sysinfo") {
         println!("skipped: without Linux's files and without `sysinfo` there is nothing to read");
         return;

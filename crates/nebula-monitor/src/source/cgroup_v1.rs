@@ -5,9 +5,9 @@ use std::path::Path;
 use nebula_memory_core::{MemoryError, PressureReading, PressureSource};
 
 use crate::{
-    parse::Hierarchy,
+    parse::{self, Hierarchy},
     source::{
-        Bounds,
+        Bounds, GroupEvents,
         chain::{Chain, Names},
     },
 };
@@ -16,7 +16,10 @@ const NAMES: Names = Names {
     hierarchy: Hierarchy::V1,
     source: "cgroup v1",
     limit: "memory.limit_in_bytes",
+    soft: None,
     usage: "memory.usage_in_bytes",
+    events: "memory.failcnt",
+    parse_events: parse::failures,
     droppable: b"total_inactive_file",
 };
 
@@ -71,6 +74,22 @@ impl CgroupV1 {
         self.chain.bounds(&NAMES)
     }
 
+    /// As [`read`](PressureSource::read), with the limits as the last such reading found them: one
+    /// `pread` for each group that has a limit (two while it is more than half full). For readings
+    /// every millisecond; limits change seldom.
+    ///
+    /// # Errors
+    /// [`MemoryError::SourceUnavailable`] if a usage cannot be read.
+    pub fn read_usage(&self) -> Result<PressureReading, MemoryError> {
+        self.chain.read(&NAMES, false)
+    }
+
+    /// What the kernel has counted for the process's own group since that was made; `None` if it
+    /// does not tell.
+    pub fn events(&self) -> Option<GroupEvents> {
+        self.chain.events(&NAMES)
+    }
+
     /// How many control groups are watched: the process's own and its ancestors.
     pub fn depth(&self) -> usize {
         self.chain.len()
@@ -87,6 +106,6 @@ impl PressureSource for CgroupV1 {
     }
 
     fn read(&self) -> Result<PressureReading, MemoryError> {
-        self.chain.read(&NAMES)
+        self.chain.read(&NAMES, true)
     }
 }

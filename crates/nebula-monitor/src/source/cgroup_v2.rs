@@ -5,9 +5,9 @@ use std::path::Path;
 use nebula_memory_core::{MemoryError, PressureReading, PressureSource};
 
 use crate::{
-    parse::Hierarchy,
+    parse::{self, Hierarchy},
     source::{
-        Bounds,
+        Bounds, GroupEvents,
         chain::{Chain, Names},
     },
 };
@@ -16,14 +16,18 @@ const NAMES: Names = Names {
     hierarchy: Hierarchy::V2,
     source: "cgroup v2",
     limit: "memory.max",
+    soft: Some("memory.high"),
     usage: "memory.current",
+    events: "memory.events",
+    parse_events: parse::events,
     droppable: b"inactive_file",
 };
 
 /// The process's control group of version 2 and its ancestors, up to the uppermost that is mounted.
 ///
 /// A limit binds all that lies below it, so a reading is that of the fullest group of the chain
-/// (`memory.current` of `memory.max`), and [`cap`](Self::cap) is the tightest limit, which need
+/// (`memory.current` of the lower one of `memory.max` and `memory.high`, beyond which the kernel
+/// kills or holds up the process), and [`cap`](Self::cap) is the tightest limit, which need
 /// not be the same group's. Without any limit, the reading is the usage of the process's own group.
 ///
 /// File pages count as used. Once a group is more than half full, those that the kernel would drop
@@ -77,9 +81,29 @@ impl CgroupV2 {
         self.chain.bounds(&NAMES)
     }
 
+    /// As [`read`](PressureSource::read), with the limits as the last such reading found them: one
+    /// `pread` for each group that has a limit (two while it is more than half full). For readings
+    /// every millisecond; limits change seldom.
+    ///
+    /// # Errors
+    /// [`MemoryError::SourceUnavailable`] if a usage cannot be read.
+    pub fn read_usage(&self) -> Result<PressureReading, MemoryError> {
+        self.chain.read(&NAMES, false)
+    }
+
+    /// What the kernel has counted for the process's own group since that was made; `None` if it
+    /// does not tell.
+    pub fn events(&self) -> Option<GroupEvents> {
+        self.chain.events(&NAMES)
+    }
+
     /// How many control groups are watched: the process's own and its ancestors.
     pub fn depth(&self) -> usize {
         self.chain.len()
+    }
+
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.chain.directory()
     }
 
     pub(crate) fn detail(&self) -> String {
@@ -93,6 +117,6 @@ impl PressureSource for CgroupV2 {
     }
 
     fn read(&self) -> Result<PressureReading, MemoryError> {
-        self.chain.read(&NAMES)
+        self.chain.read(&NAMES, true)
     }
 }

@@ -3,11 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use nebula_memory_core::{MemoryError, PressureReading};
+use nebula_memory_core::{
+    MemoryError, PressureReading,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::{
     parse::{self, Hierarchy, UNLIMITED},
-    source::{Bounds, kernel_file::KernelFile},
+    source::{Bounds, GroupEvents, kernel_file::KernelFile},
 };
 
 /// How the files of one version are called.
@@ -15,7 +18,12 @@ pub(crate) struct Names {
     pub(crate) hierarchy: Hierarchy,
     pub(crate) source: &'static str,
     pub(crate) limit: &'static str,
+    /// A second limit of the same group, at which the kernel does not kill yet but holds up.
+    pub(crate) soft: Option<&'static str>,
     pub(crate) usage: &'static str,
+    /// What the group has been through.
+    pub(crate) events: &'static str,
+    pub(crate) parse_events: fn(&[u8]) -> Option<GroupEvents>,
     /// Key, in `memory.stat`, of the file pages that the kernel drops before it kills.
     pub(crate) droppable: &'static [u8],
 }
@@ -29,16 +37,21 @@ type StatBuffer = [u8; 4096];
 #[derive(Debug)]
 struct Level {
     limit: KernelFile,
+    soft: Option<KernelFile>,
     usage: KernelFile,
     stat: Option<KernelFile>,
     /// A tighter limit of ancestors that are not mounted, as it was at probing.
     hidden_limit: u64,
+    /// The limit as of the latest reading of it.
+    known_limit: AtomicU64,
 }
 
 /// The open files of a chain of control groups; never empty.
 #[derive(Debug)]
 pub(crate) struct Chain {
     levels: Vec<Level>,
+    /// The own group's; there need not be any.
+    events: Option<KernelFile>,
     /// Whether the process's own group was not to be seen, so that the mount's is assumed.
     assumed: bool,
 }
@@ -62,7 +75,12 @@ impl Names {
     }
 
     fn limit(&self, level: &Level) -> Result<u64, MemoryError> {
-        Ok(self.number(&level.limit, parse::limit)?.min(level.hidden_limit))
+        let mut limit = self.number(&level.limit, parse::limit)?.min(level.hidden_limit);
+        if let Some(soft) = &level.soft {
+            limit = limit.min(self.number(soft, parse::limit)?);
+        }
+        level.known_limit.store(limit, Ordering::Relaxed);
+        Ok(limit)
     }
 
     fn usage(&self, level: &Level) -> Result<u64, MemoryError> {
@@ -97,9 +115,9 @@ impl Chain {
         });
         let guessed = mounts.iter().map(|mount| (under(root, &mount.point), PathBuf::new(), true));
         for (point, relative, assumed) in exact.chain(guessed) {
-            let levels = open_levels(&point, &relative, names);
+            let (levels, events) = open_levels(&point, &relative, names);
             if !levels.is_empty() {
-                let mut chain = Self { levels, assumed };
+                let mut chain = Self { levels, events, assumed };
                 chain.find_hidden_limit(names)?;
                 return Ok(chain);
             }
@@ -134,7 +152,7 @@ impl Chain {
     pub(crate) fn bounds(&self, names: &Names) -> Result<Option<Bounds>, MemoryError> {
         let mut bounds: Option<Bounds> = None;
         for level in &self.levels {
-            let Some(PressureReading { used, limit: Some(cap) }) = level.read(names)? else {
+            let Some(PressureReading { used, limit: Some(cap) }) = level.read(names, true)? else {
                 continue;
             };
             let (left, so_far) = (cap.saturating_sub(used), bounds.unwrap_or(Bounds::NONE));
@@ -143,11 +161,12 @@ impl Chain {
         Ok(bounds)
     }
 
-    /// The reading of the group that is fullest.
-    pub(crate) fn read(&self, names: &Names) -> Result<PressureReading, MemoryError> {
+    /// The reading of the group that is fullest, with its limits read anew if `limits` is set, and
+    /// as they were known otherwise.
+    pub(crate) fn read(&self, names: &Names, limits: bool) -> Result<PressureReading, MemoryError> {
         let mut fullest: Option<PressureReading> = None;
         for level in &self.levels {
-            let Some(reading) = level.read(names)? else { continue };
+            let Some(reading) = level.read(names, limits)? else { continue };
             if fullest.is_none_or(|fullest| reading.ratio() > fullest.ratio()) {
                 fullest = Some(reading);
             }
@@ -161,10 +180,20 @@ impl Chain {
         }
     }
 
+    /// What the own group has been through.
+    pub(crate) fn events(&self, names: &Names) -> Option<GroupEvents> {
+        let mut buffer = [0; 256];
+        (names.parse_events)(self.events.as_ref()?.read(&mut buffer).ok()?)
+    }
+
+    /// The directory of the own group.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.levels.first()?.limit.path().parent()
+    }
+
     /// Where it reads, for reports.
     pub(crate) fn detail(&self) -> String {
-        let lowest = self.levels.first().and_then(|own| own.limit.path().parent());
-        let place = lowest.unwrap_or(Path::new("")).display();
+        let place = self.directory().unwrap_or(Path::new("")).display();
         let ancestors = match self.len().saturating_sub(1) {
             0 => String::new(),
             1 => " and 1 ancestor".to_owned(),
@@ -181,8 +210,9 @@ impl Chain {
 
 impl Level {
     /// How full the group is; `None` if it has no limit.
-    fn read(&self, names: &Names) -> Result<Option<PressureReading>, MemoryError> {
-        let limit = names.limit(self)?;
+    fn read(&self, names: &Names, anew: bool) -> Result<Option<PressureReading>, MemoryError> {
+        let known = || self.known_limit.load(Ordering::Relaxed);
+        let limit = if anew { names.limit(self)? } else { known() };
         if limit == UNLIMITED {
             return Ok(None);
         }
@@ -208,8 +238,8 @@ impl Level {
 }
 
 /// The levels from `relative` up to `point` whose limits apply to `relative`.
-fn open_levels(point: &Path, relative: &Path, names: &Names) -> Vec<Level> {
-    let mut levels = Vec::new();
+fn open_levels(point: &Path, relative: &Path, names: &Names) -> (Vec<Level>, Option<KernelFile>) {
+    let (mut levels, mut events) = (Vec::new(), None);
     for part in relative.ancestors() {
         let directory = point.join(part);
         let open = |name| KernelFile::open(directory.join(name));
@@ -223,10 +253,15 @@ fn open_levels(point: &Path, relative: &Path, names: &Names) -> Vec<Level> {
         }
         if let (Ok(limit), Ok(usage)) = (open(names.limit), open(names.usage)) {
             let stat = open("memory.stat").ok();
-            levels.push(Level { limit, usage, stat, hidden_limit: UNLIMITED });
+            let soft = names.soft.and_then(|soft| open(soft).ok());
+            if levels.is_empty() {
+                events = open(names.events).ok();
+            }
+            let known_limit = AtomicU64::new(UNLIMITED);
+            levels.push(Level { limit, soft, usage, stat, hidden_limit: UNLIMITED, known_limit });
         }
     }
-    levels
+    (levels, events)
 }
 
 /// The absolute path `path` as it lies under `root`.

@@ -5,17 +5,25 @@ mod cgroup_v2;
 mod chain;
 mod kernel_file;
 mod meminfo;
+mod resident;
+mod stall;
 #[cfg(feature = "sysinfo")]
 mod sysinfo;
 mod system;
 
-use std::{fmt, path::Path};
+use std::{fmt, path::Path, time::Duration};
 
 use nebula_memory_core::{
     ByteSize, MemoryError, PressureReading, PressureSource, panics::quietly, sync::Arc,
 };
 
-pub use {cgroup_v1::CgroupV1, cgroup_v2::CgroupV2, system::SystemMemory};
+use crate::MonitoringConfig;
+
+pub(crate) use stall::Stalls;
+pub use {
+    crate::parse::GroupEvents, cgroup_v1::CgroupV1, cgroup_v2::CgroupV2, resident::ResidentMemory,
+    system::SystemMemory,
+};
 
 #[cfg(feature = "sysinfo")]
 pub use self::sysinfo::SysinfoMemory;
@@ -30,6 +38,8 @@ pub enum SourceStatus {
     },
     /// It is read at every check, but has no limit at present.
     Unlimited,
+    /// It is read and counts, but is no matter of limits: stalls, resident memory.
+    Watched,
     /// It was there, but the latest reading failed; the next check tries again.
     Failed {
         /// What went wrong.
@@ -54,9 +64,9 @@ pub struct SourceReport {
 }
 
 impl SourceReport {
-    /// Whether its limit counts at present.
+    /// Whether it counts at present: it can be read, and has a limit if it is a matter of limits.
     pub fn in_force(&self) -> bool {
-        matches!(self.status, SourceStatus::InForce { .. })
+        matches!(self.status, SourceStatus::InForce { .. } | SourceStatus::Watched)
     }
 }
 
@@ -68,6 +78,7 @@ impl fmt::Display for SourceReport {
                 write!(f, "in force, limit {}", ByteSize::new(*limit))?;
             }
             SourceStatus::Unlimited => f.write_str("watched, no limit at present")?,
+            SourceStatus::Watched => f.write_str("in force")?,
             SourceStatus::Failed { why } => write!(f, "failed, {why}")?,
             SourceStatus::Unavailable { why } => write!(f, "not in force, {why}")?,
         }
@@ -114,6 +125,23 @@ impl Source {
             .unwrap_or_else(|| Err(MemoryError::source_unavailable("injected", "it panicked")))
     }
 
+    /// A reading as cheap as can be, for the time between full ones.
+    fn read_usage(&self) -> Result<PressureReading, MemoryError> {
+        match self {
+            Self::CgroupV1(source) => source.read_usage(),
+            Self::CgroupV2(source) => source.read_usage(),
+            Self::System(_) | Self::Injected(_) => self.read(),
+        }
+    }
+
+    fn events(&self) -> Option<GroupEvents> {
+        match self {
+            Self::CgroupV1(source) => source.events(),
+            Self::CgroupV2(source) => source.events(),
+            Self::System(_) | Self::Injected(_) => None,
+        }
+    }
+
     /// The tightest limit, and what is left: not always those of the reading, which is that of
     /// the fullest of several groups.
     fn bounds(&self, reading: PressureReading) -> Option<Bounds> {
@@ -141,25 +169,42 @@ struct Watched {
     source: Source,
     /// Where in the list of reports it is.
     report: usize,
-    /// The latest reading; `None` if it failed.
-    reading: Option<PressureReading>,
+    /// The counters when the monitor was built.
+    events: Option<GroupEvents>,
+}
+
+/// Something beside the readings, with its place in the reports.
+struct Beside<T> {
+    it: T,
+    report: usize,
 }
 
 /// All sources of a monitor.
 #[derive(Default)]
 pub(crate) struct Sources {
     watched: Vec<Watched>,
+    /// The latest reading of each that is watched, and when it was made; `None` if it failed.
+    readings: Vec<Option<(Duration, PressureReading)>>,
+    stalls: Option<Beside<Stalls>>,
+    resident: Option<Beside<ResidentMemory>>,
     reports: Vec<SourceReport>,
+    /// When everything was last read.
+    full: Option<Duration>,
+    /// What groups have been through since the monitor was built, as of then.
+    events: GroupEvents,
+    /// Resident bytes as of then.
+    held: Option<usize>,
 }
 
 /// What a round of readings brought.
+#[derive(Default)]
 pub(crate) struct Round {
-    /// The fullest source's place in the reports, and its reading.
-    pub(crate) tightest: Option<(usize, PressureReading)>,
     /// Sources that could not be read.
     pub(crate) failures: u64,
     /// Whether a report has changed.
     pub(crate) changed: bool,
+    /// Whether it was a full one.
+    pub(crate) full: bool,
 }
 
 impl Sources {
@@ -170,9 +215,30 @@ impl Sources {
         } else {
             SystemMemory::open_under(root)
         };
-        self.add("cgroup v2", CgroupV2::open_under(root).map(Source::CgroupV2));
+        let unified = CgroupV2::open_under(root);
+        let group = unified.as_ref().ok().and_then(CgroupV2::directory);
+        let stalls = Stalls::open_under(root, group);
+        self.add("cgroup v2", unified.map(Source::CgroupV2));
         self.add("cgroup v1", CgroupV1::open_under(root).map(Source::CgroupV1));
         self.add("system memory", system.map(Source::System));
+        self.stalls = self.add_beside(stall::NAME, stalls, Stalls::detail);
+        let resident = ResidentMemory::open_under(root);
+        self.resident = self.add_beside(resident::NAME, resident, ResidentMemory::detail);
+    }
+
+    fn add_beside<T>(
+        &mut self,
+        name: &str,
+        it: Result<T, MemoryError>,
+        detail: fn(&T) -> String,
+    ) -> Option<Beside<T>> {
+        let report = self.reports.len();
+        let (detail, status, it) = match it {
+            Ok(it) => (detail(&it), SourceStatus::Watched, Some(it)),
+            Err(error) => (String::new(), SourceStatus::Unavailable { why: why(error) }, None),
+        };
+        self.reports.push(SourceReport { name: name.to_owned(), detail, status });
+        it.map(|it| Beside { it, report })
     }
 
     pub(crate) fn inject(&mut self, source: Arc<dyn PressureSource>) {
@@ -188,7 +254,10 @@ impl Sources {
                 let reading = source.read();
                 let status = status(&source, &reading);
                 let report = self.reports.len();
-                self.watched.push(Watched { source, report, reading: reading.ok() });
+                let events = source.events();
+                self.watched.push(Watched { source, report, events });
+                // A time before every other; the first check reads everything anew.
+                self.readings.push(reading.ok().map(|reading| (Duration::ZERO, reading)));
                 (detail, status)
             }
         };
@@ -207,30 +276,117 @@ impl Sources {
         })
     }
 
-    /// Reads every source. Allocates only where a source fails or its limit has changed.
-    pub(crate) fn read(&mut self) -> Round {
-        let mut round = Round { tightest: None, failures: 0, changed: false };
-        for watched in &mut self.watched {
-            let reading = watched.source.read();
-            let limits = |reading: Option<PressureReading>| reading.map(|reading| reading.limit);
-            let before = limits(watched.reading);
-            watched.reading = reading.as_ref().ok().copied();
-            if reading.is_err() || before != limits(watched.reading) {
+    /// Reads the sources at `now`: everything if an interval has passed since that was done last,
+    /// and otherwise what is cheap or near its limit. Allocates only where something fails, or a
+    /// limit has changed.
+    pub(crate) fn read(&mut self, now: Duration, config: &MonitoringConfig) -> Round {
+        let passed = |then| now.saturating_sub(then) >= config.interval;
+        let full = self.full.is_none_or(passed);
+        let mut round = Round { full, ..Round::default() };
+        // Is the system's memory, which is expensive to read, what matters most?
+        let group = |(watched, reading): (&Watched, &Option<(Duration, PressureReading)>)| {
+            let limit = reading.and_then(|(_, reading)| reading.limit);
+            limit.is_some() && !matches!(watched.source, Source::System(_))
+        };
+        let grouped = self.watched.iter().zip(&self.readings).any(group);
+        let tight = (config.elevated - config.hysteresis) * 0.9;
+        for (watched, known) in self.watched.iter().zip(&mut self.readings) {
+            let before = *known;
+            let near = before.is_none_or(|(_, reading)| reading.ratio() >= tight);
+            let reading = match &watched.source {
+                source if full => source.read(),
+                Source::System(_) if grouped && !near => continue,
+                source => source.read_usage(),
+            };
+            *known = reading.as_ref().ok().map(|reading| (now, *reading));
+            let limits = |known: Option<(_, PressureReading)>| known.map(|known| known.1.limit);
+            if reading.is_err() || limits(before) != limits(*known) {
                 if let Some(report) = self.reports.get_mut(watched.report) {
                     let status = status(&watched.source, &reading);
                     round.changed |= report.status != status;
                     report.status = status;
                 }
             }
-            let Ok(reading) = reading else {
-                round.failures += 1;
-                continue;
-            };
-            if round.tightest.is_none_or(|(_, tightest)| tighter(reading, tightest)) {
-                round.tightest = Some((watched.report, reading));
-            }
+            round.failures += u64::from(reading.is_err());
+        }
+        if full {
+            self.full = Some(now);
+            self.read_beside(now, config, &mut round);
         }
         round
+    }
+
+    /// What is no matter of limits.
+    fn read_beside(&mut self, now: Duration, config: &MonitoringConfig, round: &mut Round) {
+        let mut note = |report: usize, result: Result<(), MemoryError>| {
+            round.failures += u64::from(result.is_err());
+            let status = match result {
+                Ok(()) => SourceStatus::Watched,
+                Err(error) => SourceStatus::Failed { why: why(error) },
+            };
+            if let Some(report) = self.reports.get_mut(report) {
+                round.changed |= report.status != status;
+                report.status = status;
+            }
+        };
+        if let Some(stalls) = &mut self.stalls {
+            note(stalls.report, stalls.it.read(now, config.window));
+        }
+        if let Some(resident) = &self.resident {
+            let bytes = resident.it.bytes();
+            self.held = bytes.as_ref().ok().copied();
+            note(resident.report, bytes.map(drop));
+        }
+        let mut events = GroupEvents::default();
+        for watched in &self.watched {
+            let (Some(before), Some(now)) = (watched.events, watched.source.events()) else {
+                continue;
+            };
+            let grown = now.since(before);
+            events.high = events.high.saturating_add(grown.high);
+            events.max = events.max.saturating_add(grown.max);
+            events.oom = events.oom.saturating_add(grown.oom);
+            events.oom_kill = events.oom_kill.saturating_add(grown.oom_kill);
+        }
+        self.events = events;
+    }
+
+    /// The latest readings, in the order of [`Self::names`].
+    pub(crate) fn readings(&self) -> &[Option<(Duration, PressureReading)>] {
+        &self.readings
+    }
+
+    /// The names of what is read.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let name = |watched: &Watched| Some(self.reports.get(watched.report)?.name.as_str());
+        self.watched.iter().map(move |watched| name(watched).unwrap_or_default())
+    }
+
+    /// A new reading of the source at `place` of [`Self::readings`].
+    pub(crate) fn read_again(&self, place: usize) -> Option<PressureReading> {
+        self.watched.get(place)?.source.read_usage().ok()
+    }
+
+    /// The part of the time in which tasks stalled.
+    pub(crate) fn stall(&self) -> Option<f64> {
+        self.stalls.as_ref()?.it.share()
+    }
+
+    /// The resident bytes as of the last full round.
+    pub(crate) fn held(&self) -> Option<usize> {
+        self.held
+    }
+
+    /// The resident bytes now.
+    pub(crate) fn resident(&self) -> Result<usize, MemoryError> {
+        match &self.resident {
+            Some(resident) => resident.it.bytes(),
+            None => Err(MemoryError::source_unavailable(resident::NAME, "it is not watched")),
+        }
+    }
+
+    pub(crate) fn events(&self) -> GroupEvents {
+        self.events
     }
 
     /// Why nothing could be read.
@@ -241,15 +397,6 @@ impl Sources {
             why.push_str(&report.to_string());
         }
         MemoryError::source_unavailable("memory monitor", why)
-    }
-}
-
-/// Whether `a` is nearer to its limit than `b`; any limit is nearer than none.
-fn tighter(a: PressureReading, b: PressureReading) -> bool {
-    match (a.limit, b.limit) {
-        (Some(_), None) => true,
-        (None, _) => false,
-        (Some(_), Some(_)) => a.ratio() > b.ratio(),
     }
 }
 

@@ -119,7 +119,8 @@ impl Throttle for Told {
     }
 }
 
-/// Thresholds at 500, 700 and 900 of 1000, left 100 below; cool-down of 10 s.
+/// Thresholds at 500, 700 and 900 of 1000, left 100 below; cool-down of 10 s. Levels come from usage
+/// alone.
 pub(crate) fn config() -> MonitoringConfig {
     MonitoringConfig::builder()
         .thresholds(0.5, 0.7, 0.9)
@@ -127,6 +128,8 @@ pub(crate) fn config() -> MonitoringConfig {
         .interval(Duration::from_secs(1))
         .fast_interval(Duration::from_millis(10))
         .cool_down(Duration::from_secs(10))
+        .without_trend()
+        .without_stalls()
         .build()
         .unwrap()
 }

@@ -1,0 +1,167 @@
+//! How fast something grows, over a window of time.
+
+use std::time::Duration;
+
+/// Points that are kept for a window; each stands for a thirty-second part of it, so that frequent
+/// readings neither take more memory nor shorten the window.
+const POINTS: usize = 32;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Point {
+    at: Duration,
+    bytes: usize,
+}
+
+/// A series of bytes in use, thinned out; nothing here allocates.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trend {
+    points: [Point; POINTS],
+    len: usize,
+    /// Growth from the last reading but one to the last, in bytes a second.
+    latest: Option<f64>,
+    /// The last reading: a point of the series may stand for several.
+    last: Option<Point>,
+}
+
+impl Trend {
+    /// Takes in a reading. One of the past is ignored.
+    pub(crate) fn push(&mut self, at: Duration, bytes: usize, window: Duration) {
+        if let Some(last) = self.last {
+            let Some(elapsed) = at.checked_sub(last.at) else { return };
+            let growth = bytes as f64 - last.bytes as f64;
+            self.latest = Some(match elapsed.as_secs_f64() {
+                // Nothing can be said of a rise in no time at all: it counts as steep.
+                0.0 if growth > 0.0 => f64::INFINITY,
+                0.0 => 0.0,
+                seconds => growth / seconds,
+            });
+        }
+        let point = Point { at, bytes };
+        self.last = Some(point);
+        // The newest point moves along until it is far enough from the one before it.
+        let gap = window / u32::try_from(POINTS).unwrap_or(1);
+        let crowded = self.len >= 2 && at.saturating_sub(self.points[self.len - 2].at) < gap;
+        let same = self.len >= 1 && self.points[self.len - 1].at == at;
+        if crowded || same {
+            self.points[self.len - 1] = point;
+        } else {
+            if self.len == POINTS {
+                self.forget(1);
+            }
+            self.points[self.len] = point;
+            self.len += 1;
+        }
+        let old = |point: &&Point| at.saturating_sub(point.at) > window;
+        self.forget(self.points[..self.len].iter().take_while(old).count());
+    }
+
+    fn forget(&mut self, oldest: usize) {
+        self.points.copy_within(oldest..self.len, 0);
+        self.len -= oldest;
+    }
+
+    /// Growth in bytes a second, by least squares over the window. `None` with fewer than three
+    /// points, or if they lie within less than a quarter of the window: a single large allocation
+    /// is no trend.
+    pub(crate) fn rate(&self, window: Duration) -> Option<f64> {
+        let points = &self.points[..self.len];
+        let (first, last) = (points.first()?, points.last()?);
+        if points.len() < 3 || last.at.saturating_sub(first.at) < window / 4 {
+            return None;
+        }
+        // Relative to the first point, so that large figures don't eat the digits of small
+        // differences.
+        let xy = |p: &Point| {
+            (p.at.saturating_sub(first.at).as_secs_f64(), p.bytes as f64 - first.bytes as f64)
+        };
+        let n = points.len() as f64;
+        let (sum_x, sum_y) = points.iter().map(xy).fold((0.0, 0.0), |s, p| (s.0 + p.0, s.1 + p.1));
+        let (mean_x, mean_y) = (sum_x / n, sum_y / n);
+        let (mut above, mut below) = (0.0, 0.0);
+        for (x, y) in points.iter().map(xy) {
+            above += (x - mean_x) * (y - mean_y);
+            below += (x - mean_x) * (x - mean_x);
+        }
+        (below > 0.0).then(|| above / below)
+    }
+
+    /// Growth between the last two readings, in bytes a second.
+    pub(crate) fn latest(&self) -> Option<f64> {
+        self.latest
+    }
+
+    /// Growth from the oldest point of the window to the newest reading, in bytes, and over what
+    /// time; zero if it shrank.
+    pub(crate) fn growth(&self) -> Option<(usize, Duration)> {
+        let (first, last) = (self.points[..self.len].first()?, self.last?);
+        Some((last.bytes.saturating_sub(first.bytes), last.at.saturating_sub(first.at)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(1);
+
+    fn of(points: impl IntoIterator<Item = (u64, usize)>) -> Trend {
+        let mut trend = Trend::default();
+        for (millis, bytes) in points {
+            trend.push(Duration::from_millis(millis), bytes, WINDOW);
+        }
+        trend
+    }
+
+    #[test]
+    fn a_line_has_its_slope_however_often_it_is_read() {
+        for every in [1, 7, 50, 200] {
+            let trend = of((0..3000).step_by(every).map(|t| (t as u64, 5000 + 2 * t)));
+            let rate = trend.rate(WINDOW).unwrap();
+            assert!((rate - 2000.0).abs() < 1e-6, "every {every} ms: {rate}");
+        }
+    }
+
+    #[test]
+    fn the_window_forgets_what_was_before() {
+        let up_then_flat = (0..5000).map(|t: usize| (t as u64, t.min(2000)));
+        assert!(of(up_then_flat).rate(WINDOW).unwrap().abs() < 1e-6);
+    }
+
+    #[test]
+    fn too_little_is_no_trend() {
+        assert_eq!(of([]).rate(WINDOW), None);
+        assert_eq!(of([(0, 0), (900, 100)]).rate(WINDOW), None, "two points");
+        assert_eq!(of([(0, 0), (50, 5), (100, 10)]).rate(WINDOW), None, "too short");
+        assert_eq!(of([(0, 0), (2000, 5), (4000, 10)]).rate(WINDOW), None, "too far apart");
+    }
+
+    #[test]
+    fn a_rise_in_no_time_is_steep_and_the_past_is_ignored() {
+        let mut trend = of([(100, 10), (100, 11)]);
+        assert_eq!(trend.latest(), Some(f64::INFINITY));
+        trend.push(Duration::ZERO, 999, WINDOW);
+        assert_eq!(trend.growth(), Some((0, Duration::ZERO)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn no_series_panics_and_points_stay_in_order(
+            series in proptest::collection::vec((any::<u64>(), any::<usize>()), 0..100),
+            window in 1_u64..u64::MAX,
+        ) {
+            let window = Duration::from_nanos(window);
+            let mut trend = Trend::default();
+            for (nanos, bytes) in series {
+                trend.push(Duration::from_nanos(nanos), bytes, window);
+                let points = &trend.points[..trend.len];
+                prop_assert!(points.windows(2).all(|pair| pair[0].at < pair[1].at));
+                prop_assert!(!points.is_empty());
+                let _ = (trend.rate(window), trend.latest(), trend.growth());
+            }
+        }
+    }
+}
