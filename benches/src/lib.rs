@@ -50,6 +50,7 @@ pub mod areas;
 mod clock;
 mod contender;
 mod footprint;
+pub mod hit_ratio;
 
 use std::fmt;
 

@@ -2,6 +2,7 @@
 
 mod criterion;
 mod footprint;
+mod hit_ratio;
 mod instructions;
 mod report;
 
@@ -15,23 +16,27 @@ use crate::{Result, artifacts, process::Cmd, workspace::Workspace};
 /// instructions under callgrind where valgrind is installed (cases of one thread), weighs what the
 /// area has to weigh, and prints ours, each peer, and the ratio to the best peer: below 1, ours is
 /// better. Times are noisy, instructions and bytes are not: see docs/BENCHMARKS.md. Without AREA,
-/// lists the areas.
+/// lists the areas. The area `hit-ratio` is another matter: it counts hits.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to run, such as `core`.
     area: Option<String>,
-    /// Measure for a fraction of the time: good enough to see factors, not percents.
+    /// Measure for a fraction of the time: good enough to see factors, not percents. For
+    /// `hit-ratio`: generate shorter traces, for smaller caches.
     #[arg(long)]
     quick: bool,
     /// Print one JSON object a line on standard output, and nothing else there.
     #[arg(long)]
     json: bool,
-    /// Only cases whose name contains this text.
+    /// Only cases (traces, for `hit-ratio`) whose name contains this text.
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
     /// Features of the benches crate to switch on (peers that are heavy to build).
     #[arg(long, value_name = "FEATURES")]
     features: Option<String>,
+    /// For `hit-ratio`: a folder with more traces, `NAME.k32.zst` (little-endian u32 keys, zstd).
+    #[arg(long, value_name = "DIR")]
+    traces: Option<PathBuf>,
 }
 
 /// One contender, as the benches list it.
@@ -61,6 +66,7 @@ struct Row {
 struct Programs {
     areas: PathBuf,
     footprint: PathBuf,
+    hit_ratio: PathBuf,
     instructions: PathBuf,
 }
 
@@ -69,11 +75,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let Some(area) = &args.area else {
         return list(args);
     };
+    if args.traces.is_some() && area != hit_ratio::NAME {
+        return Err(format!("traces are for the area {}", hit_ratio::NAME).into());
+    }
     let programs = build(&workspace, args)?;
+    if area == hit_ratio::NAME {
+        let text = args.case.as_deref().unwrap_or_default();
+        return hit_ratio::run(&programs, args.traces.as_deref(), text, args.quick, args.json);
+    }
     let all = parse_list(&Cmd::new(&programs.instructions).output()?)?;
     if !all.iter().any(|line| line.area == *area) {
         let mut areas: Vec<&str> = all.iter().map(|line| line.area.as_str()).collect();
         areas.dedup();
+        areas.push(hit_ratio::NAME);
         return Err(format!("there is no area {area}; there are: {}", areas.join(", ")).into());
     }
     let wanted = |case: &str| args.case.as_ref().is_none_or(|text| case.contains(text));
@@ -110,6 +124,7 @@ fn list(args: &Args) -> Result<()> {
         let (name, about) = line.split_once('\t').unwrap_or((line, ""));
         println!("{name:10} {about}");
     }
+    println!("{:10} {}", hit_ratio::NAME, hit_ratio::ABOUT);
     Ok(())
 }
 
@@ -117,7 +132,8 @@ fn build(workspace: &Workspace, args: &Args) -> Result<Programs> {
     let mut cmd = Cmd::cargo()
         .dir(workspace.root())
         .args(["build", "--profile", "bench", "--package", "nebula-benches"])
-        .args(["--bench", "areas", "--bin", "footprint", "--bin", "instructions"]);
+        .args(["--bench", "areas", "--bin", "footprint", "--bin", "hit_ratio"])
+        .args(["--bin", "instructions"]);
     if let Some(features) = &args.features {
         cmd = cmd.args(["--features", features]);
     }
@@ -129,6 +145,7 @@ fn build(workspace: &Workspace, args: &Args) -> Result<Programs> {
     Ok(Programs {
         areas: executable("areas")?,
         footprint: executable("footprint")?,
+        hit_ratio: executable("hit_ratio")?,
         instructions: executable("instructions")?,
     })
 }

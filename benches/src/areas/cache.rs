@@ -1,13 +1,22 @@
-//! `nebula-cache` beside `quick_cache` and moka: the same keys in the same order, the same hash
-//! function, room for the same number of entries; statistics as each has them by default (ours
-//! always on).
+//! `nebula-cache` beside its peers: the same keys in the same order, the same hash function, room for
+//! the same number of entries. Ours is charged to a budget and counts hits and misses; so do the
+//! peers that can (`quick_cache`).
 
-use std::sync::{Arc, OnceLock};
+mod maps;
 
-use nebula_cache::{CacheConfig, ConcurrentComputeCache};
-use nebula_memory_core::ByteSize;
+use std::{
+    cell::RefCell,
+    hint::black_box,
+    sync::{Arc, OnceLock},
+};
 
-use crate::{Case, Contender, Thread, kept};
+use nebula_cache::{AnyPolicy, Steady};
+
+use self::maps::{
+    Dash, Foyer, Hashlink, LocalMap, Locked, Map, Moka, Ours, OursLocal, Quick, QuickLocal,
+    Schnellru,
+};
+use crate::{Case, Contender, Footprint, Live, Maker, Stopwatch, Thread, kept};
 
 /// The tests run everything a few times without optimisation, and on less.
 const SMALL: bool = cfg!(debug_assertions);
@@ -20,95 +29,6 @@ const SEQUENCE: usize = if SMALL { 1 << 12 } else { 1 << 18 };
 
 /// Entries of a cache that holds about 80 % of the accesses.
 const PART: usize = if SMALL { 140 } else { 14_000 };
-
-/// What the cases need of a cache from `u64` to `u64`.
-trait Map: Send + Sync + Sized + 'static {
-    fn with_room_for(entries: usize) -> Self;
-    fn get(&self, key: u64) -> Option<u64>;
-    fn insert(&self, key: u64);
-    fn get_or_insert(&self, key: u64) -> u64;
-}
-
-type Ours = ConcurrentComputeCache<u64, u64>;
-
-impl Map for Ours {
-    fn with_room_for(entries: usize) -> Self {
-        let capacity = ByteSize::new(entries * size_of::<(u64, u64)>());
-        let config = CacheConfig::builder().capacity(capacity).build().expect("a valid size");
-        Self::new(config).expect("a valid configuration")
-    }
-
-    #[inline]
-    fn get(&self, key: u64) -> Option<u64> {
-        self.get(&key)
-    }
-
-    #[inline]
-    fn insert(&self, key: u64) {
-        self.insert(key, key).expect("room for one");
-    }
-
-    #[inline]
-    fn get_or_insert(&self, key: u64) -> u64 {
-        self.get_or_compute(&key, || key).expect("no circle")
-    }
-}
-
-type Quick = quick_cache::sync::Cache<u64, u64, quick_cache::UnitWeighter, ahash::RandomState>;
-
-impl Map for Quick {
-    fn with_room_for(entries: usize) -> Self {
-        let (unit, hasher) =
-            (quick_cache::UnitWeighter, ahash::RandomState::with_seeds(1, 2, 3, 4));
-        Self::with(
-            entries,
-            entries as u64,
-            unit,
-            hasher,
-            quick_cache::sync::DefaultLifecycle::default(),
-        )
-    }
-
-    #[inline]
-    fn get(&self, key: u64) -> Option<u64> {
-        self.get(&key)
-    }
-
-    #[inline]
-    fn insert(&self, key: u64) {
-        self.insert(key, key);
-    }
-
-    #[inline]
-    fn get_or_insert(&self, key: u64) -> u64 {
-        self.get_or_insert_with(&key, || Ok::<_, std::convert::Infallible>(key))
-            .expect("infallible")
-    }
-}
-
-type Moka = moka::sync::Cache<u64, u64, ahash::RandomState>;
-
-impl Map for Moka {
-    fn with_room_for(entries: usize) -> Self {
-        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
-        moka::sync::Cache::builder().max_capacity(entries as u64).build_with_hasher(hasher)
-    }
-
-    #[inline]
-    fn get(&self, key: u64) -> Option<u64> {
-        self.get(&key)
-    }
-
-    #[inline]
-    fn insert(&self, key: u64) {
-        self.insert(key, key);
-    }
-
-    #[inline]
-    fn get_or_insert(&self, key: u64) -> u64 {
-        self.get_with(key, || key)
-    }
-}
 
 /// Spreads numbers over the key space.
 const fn scatter(number: u64) -> u64 {
@@ -143,40 +63,50 @@ fn zipf() -> &'static [u64] {
     })
 }
 
-/// A cache and the place in the sequence, for one thread.
-fn each_key<M: Map>(state: &M, thread: Thread, op: impl Fn(&M, u64)) {
+/// Keys of the sequence, from a place of the thread's own.
+fn each_key(thread: Thread, mut op: impl FnMut(u64)) {
     let keys = zipf();
     let start = thread.index * SEQUENCE / 3;
     let turns = usize::try_from(thread.iterations).unwrap_or(usize::MAX);
     for turn in start..start + turns {
-        op(state, keys[turn & (SEQUENCE - 1)]);
+        op(keys[turn & (SEQUENCE - 1)]);
     }
 }
 
-/// Everything is cached, and read.
-fn hit<M: Map>(name: &'static str, threads: usize) -> Contender {
-    let setup = || {
-        let cache = M::with_room_for(2 * KEYS);
-        for rank in 0..KEYS as u64 {
-            cache.insert(scatter(rank));
+/// A cache with room to spare that holds all keys.
+fn full<M: Map>() -> M {
+    let cache = M::with_room_for(2 * KEYS);
+    for rank in 0..KEYS as u64 {
+        cache.insert(scatter(rank));
+    }
+    cache
+}
+
+/// Everything is cached, and read; every twentieth key is written instead, if `mixed`.
+fn hit<M: Map + Send + Sync>(name: &'static str, threads: usize, mixed: bool) -> Contender {
+    Contender::threads(name, threads, kept(full::<M>), move |cache: &Arc<M>, thread| {
+        if mixed {
+            let mut turn = 0_u32;
+            each_key(thread, |key| {
+                turn += 1;
+                if turn == 20 {
+                    turn = 0;
+                    cache.insert(key);
+                } else {
+                    black_box(cache.get(key));
+                }
+            });
+        } else {
+            each_key(thread, |key| {
+                black_box(cache.get(key));
+            });
         }
-        cache
-    };
-    Contender::threads(name, threads, kept(setup), |cache: &Arc<M>, thread| {
-        each_key(&**cache, thread, |cache, key| {
-            std::hint::black_box(cache.get(key));
-        });
     })
 }
 
 /// Every key is new, and one goes for it.
-fn churn<M: Map>(name: &'static str, threads: usize) -> Contender {
-    let setup = || {
-        let cache = M::with_room_for(PART);
-        (0..4 * PART as u64).for_each(|key| cache.insert(scatter(key)));
-        cache
-    };
-    Contender::threads(name, threads, setup, |cache, thread| {
+fn churn<M: Map + Send + Sync>(name: &'static str, threads: usize) -> Contender {
+    Contender::threads(name, threads, churned::<M>, |cache, thread| {
         let first = (thread.index as u64 + 1) << 40;
         for key in first..first + thread.iterations {
             cache.insert(scatter(key));
@@ -184,8 +114,15 @@ fn churn<M: Map>(name: &'static str, threads: usize) -> Contender {
     })
 }
 
+/// A full cache through which three times as much has gone.
+fn churned<M: Map>() -> M {
+    let cache = M::with_room_for(PART);
+    (0..4 * PART as u64).for_each(|key| cache.insert(scatter(key)));
+    cache
+}
+
 /// About four in five keys are cached; the others are computed and cached.
-fn get_or_insert<M: Map>(name: &'static str, threads: usize) -> Contender {
+fn get_or_insert<M: Map + Send + Sync>(name: &'static str, threads: usize) -> Contender {
     let setup = || {
         let cache = M::with_room_for(PART);
         for &key in zipf() {
@@ -194,18 +131,88 @@ fn get_or_insert<M: Map>(name: &'static str, threads: usize) -> Contender {
         cache
     };
     Contender::threads(name, threads, setup, |cache, thread| {
-        each_key(cache, thread, |cache, key| {
-            std::hint::black_box(cache.get_or_insert(key));
+        each_key(thread, |key| {
+            black_box(cache.get_or_insert(key));
         });
     })
 }
 
-/// A case over all of them.
+/// The work of one thread on a cache of its own.
+fn local<M: LocalMap>(
+    name: &'static str,
+    setup: impl Fn() -> M + 'static,
+    work: impl Fn(&mut M, Thread) + 'static,
+) -> Contender {
+    let setup = kept(move || RefCell::new(setup()));
+    Contender::timed(name, move |iterations| {
+        let cache = setup();
+        let mut cache = cache.borrow_mut();
+        let watch = Stopwatch::start();
+        work(&mut cache, Thread { index: 0, iterations });
+        watch.elapsed()
+    })
+}
+
+fn local_hit<M: LocalMap>(name: &'static str) -> Contender {
+    let setup = || {
+        let mut cache = M::with_room_for(2 * KEYS);
+        (0..KEYS as u64).for_each(|rank| cache.insert(scatter(rank)));
+        cache
+    };
+    local(name, setup, |cache: &mut M, thread| {
+        each_key(thread, |key| {
+            black_box(cache.get(key));
+        });
+    })
+}
+
+fn local_churn<M: LocalMap>(name: &'static str) -> Contender {
+    let setup = || {
+        let mut cache = M::with_room_for(PART);
+        (0..4 * PART as u64).for_each(|key| cache.insert(scatter(key)));
+        cache
+    };
+    local(name, setup, |cache: &mut M, thread| {
+        for key in (1 << 40)..(1 << 40) + thread.iterations {
+            cache.insert(scatter(key));
+        }
+    })
+}
+
+fn local_get_or_insert<M: LocalMap>(name: &'static str) -> Contender {
+    let setup = || {
+        let mut cache = M::with_room_for(PART);
+        for &key in zipf() {
+            cache.get_or_insert(key);
+        }
+        cache
+    };
+    local(name, setup, |cache: &mut M, thread| {
+        each_key(thread, |key| {
+            black_box(cache.get_or_insert(key));
+        });
+    })
+}
+
+/// A case over all concurrent ones: ours with the policy chosen by type, and at run time.
 macro_rules! case {
-    ($name:literal, $work:ident, $threads:literal) => {
-        Case::new($name, $work::<Ours>("ours", $threads))
-            .peer($work::<Quick>("quick_cache", $threads))
-            .peer($work::<Moka>("moka", $threads))
+    ($name:literal, $work:ident($($arg:expr),*)) => {
+        Case::new($name, $work::<Ours<Steady>>("ours", $($arg),*))
+            .peer($work::<Ours<AnyPolicy>>("ours, policy at run time", $($arg),*))
+            .peer($work::<Quick>("quick_cache", $($arg),*))
+            .peer($work::<Moka>("moka", $($arg),*))
+            .peer($work::<Foyer>("foyer-memory", $($arg),*))
+            .peer($work::<Locked>("Mutex<hashlink>", $($arg),*))
+    };
+}
+
+/// A case over all single-threaded ones.
+macro_rules! local_case {
+    ($name:literal, $work:ident) => {
+        Case::new($name, $work::<OursLocal<Steady>>("ours"))
+            .peer($work::<QuickLocal>("quick_cache"))
+            .peer($work::<Hashlink>("hashlink"))
+            .peer($work::<Schnellru>("schnellru"))
     };
 }
 
@@ -213,11 +220,49 @@ macro_rules! case {
 #[must_use]
 pub fn cases() -> Vec<Case> {
     vec![
-        case!("get hit, 1 thread", hit, 1),
-        case!("get hit, 2 threads", hit, 2),
-        case!("insert and evict, 1 thread", churn, 1),
-        case!("insert and evict, 2 threads", churn, 2),
-        case!("get or insert at 80 % hits, 1 thread", get_or_insert, 1),
-        case!("get or insert at 80 % hits, 2 threads", get_or_insert, 2),
+        case!("get hit, 1 thread", hit(1, false)).peer(hit::<Dash>("DashMap", 1, false)),
+        case!("get hit, 2 threads", hit(2, false)).peer(hit::<Dash>("DashMap", 2, false)),
+        case!("95 % get, 5 % insert, 1 thread", hit(1, true)),
+        case!("95 % get, 5 % insert, 2 threads", hit(2, true)),
+        case!("insert and evict, 1 thread", churn(1)),
+        case!("insert and evict, 2 threads", churn(2)),
+        case!("get or insert at 80 % hits, 1 thread", get_or_insert(1)),
+        case!("get or insert at 80 % hits, 2 threads", get_or_insert(2)),
+        local_case!("single-threaded: get hit", local_hit),
+        local_case!("single-threaded: insert and evict", local_churn),
+        local_case!("single-threaded: get or insert at 80 % hits", local_get_or_insert),
     ]
+}
+
+/// What an entry takes of a cache that was made for so many, through which `turns` times as many have
+/// gone.
+fn filled<M: Map>(name: &'static str, turns: usize) -> Maker {
+    let make = move || {
+        let cache = M::with_room_for(KEYS);
+        (0..(turns * KEYS) as u64).for_each(|key| cache.insert(scatter(key)));
+        cache
+    };
+    let weigh = move |live: Live<'_>| {
+        // What a process or thread makes once is not the cache's weight.
+        drop(make());
+        let before = live();
+        let cache = make();
+        let bytes = live().saturating_sub(before);
+        drop(cache);
+        bytes as f64 / KEYS as f64
+    };
+    Maker { name, weigh: Box::new(weigh) }
+}
+
+/// What entries take.
+#[must_use]
+pub fn footprints() -> Vec<Footprint> {
+    let of = |name, turns| {
+        Footprint::new(name, "B/entry", filled::<Ours<Steady>>("ours", turns))
+            .peer(filled::<Quick>("quick_cache", turns))
+            .peer(filled::<Moka>("moka", turns))
+            .peer(filled::<Foyer>("foyer-memory", turns))
+            .peer(filled::<Locked>("Mutex<hashlink>", turns))
+    };
+    vec![of("a cache from u64 to u64, filled", 1), of("a cache from u64 to u64, churned", 4)]
 }

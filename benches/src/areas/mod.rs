@@ -20,7 +20,8 @@ pub const AREAS: &[Area] = &[
         .footprints(arena::footprints),
     Area::new("budget", "charges to trees of budgets, alone and from two threads", budget::cases)
         .footprints(budget::footprints),
-    Area::new("cache", "caches for many threads: hits, evictions, get or insert", cache::cases),
+    Area::new("cache", "hits, evictions, get or insert; many threads and one", cache::cases)
+        .footprints(cache::footprints),
     Area::new("core", "accounting nobody asked for, charges, striped counters", core::cases),
     Area::new("monitor", "readings of memory limits, and a check of all of them", monitor::cases),
     Area::new("pool", "object pools: get and return, alone and from two threads", pool::cases),

@@ -1,12 +1,17 @@
-//! What leaves a store: carried out of the lock, then dropped, then credited.
+//! What leaves a store: carried out of the lock, shown to the listener, dropped, then credited.
 
 use nebula_memory_core::Account;
 
-use crate::store::Entry;
+use crate::{
+    Kit, RemovalCause,
+    mode::Mode,
+    room::{Room, Total},
+    store::Entry,
+};
 
 /// How many entries are taken out in one hold of a lock, at most. A hold stays short, and the bag
 /// needs no allocation.
-const BATCH: usize = 4;
+const BATCH: usize = 2;
 
 /// Bytes credited when this is dropped, by a panic as well.
 #[derive(Debug)]
@@ -17,8 +22,16 @@ pub(crate) struct Credit<'c, A: Account> {
 
 impl<'c, A: Account> Credit<'c, A> {
     /// `bytes` that are charged to `account`.
+    #[inline]
     pub(crate) const fn of(account: &'c A, bytes: usize) -> Self {
         Self { account, bytes }
+    }
+
+    /// The bytes belong to somebody else now.
+    #[inline]
+    pub(crate) fn hand_over(mut self) {
+        self.bytes = 0;
+        std::mem::forget(self);
     }
 }
 
@@ -32,39 +45,45 @@ impl<A: Account> Drop for Credit<'_, A> {
 }
 
 /// Entries that left a store. Must be dropped after the lock is released: their `Drop` is the
-/// user's code. What they owned is credited after it is freed, even if a `Drop` panics, for which
-/// the order of the fields cares.
-#[derive(Debug)]
-pub(crate) struct Bag<'c, K, V, A: Account> {
-    entries: [Option<(K, V)>; BATCH],
-    /// A key that an equal one stood for already.
-    pub(crate) key: Option<K>,
+/// user's code. What they owned is credited, and their room given back, after they are freed, even
+/// if a `Drop` panics, for which the order of the fields cares.
+pub(crate) struct Bag<'c, K, V, A: Account, M: Mode> {
+    entries: [Option<(K, V, RemovalCause)>; BATCH],
     len: usize,
-    pub(crate) weight: usize,
+    /// The value that a new one took the place of, with its key or an equal one.
+    pub(crate) replaced: Option<(K, V, RemovalCause)>,
     pub(crate) credit: Credit<'c, A>,
+    pub(crate) room: Room<'c, M>,
 }
 
-impl<'c, K, V, A: Account> Bag<'c, K, V, A> {
+impl<'c, K, V, A: Account, M: Mode> Bag<'c, K, V, A, M> {
     #[inline]
-    pub(crate) const fn new(account: &'c A) -> Self {
-        let entries = [const { None }; BATCH];
-        Self { entries, key: None, len: 0, weight: 0, credit: Credit::of(account, 0) }
+    pub(crate) fn new(account: &'c A, total: &'c Total<M>) -> Self {
+        let (credit, room) = (Credit::of(account, 0), Room::none(total));
+        Self { entries: [const { None }; BATCH], len: 0, replaced: None, credit, room }
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
+    #[inline]
     pub(crate) const fn is_full(&self) -> bool {
         self.len == BATCH
     }
 
     /// Puts an entry in; the bag must not be full.
     #[inline]
-    pub(crate) fn put<W: crate::weigher::Kept, N>(&mut self, entry: Entry<K, V, W, N>) {
-        self.weight += entry.weight();
-        self.credit.bytes += entry.owned();
-        self.entries[self.len] = Some((entry.key, entry.value));
+    pub(crate) fn put<O: Kit>(&mut self, entry: Entry<K, V, O>, cause: RemovalCause) {
+        self.credit.bytes = self.credit.bytes.wrapping_add(entry.charge());
+        self.entries[self.len] = Some((entry.key, entry.value, cause));
         self.len += 1;
+    }
+
+    /// Shows everything in it to `listener`. The lock has to be released by now.
+    pub(crate) fn show(&self, listener: &(impl Fn(&K, &V, RemovalCause) + ?Sized)) {
+        for (key, value, cause) in self.entries.iter().flatten().chain(&self.replaced) {
+            listener(key, value, *cause);
+        }
     }
 }

@@ -1,25 +1,24 @@
 //! Looking up or computing, once per key.
 
 use std::{
-    borrow::Borrow,
     convert::Infallible,
     hash::{BuildHasher, Hash},
     sync::atomic::Ordering::Relaxed,
 };
 
-use nebula_memory_core::{Account, MemoryError, sync::Arc};
+use equivalent::Equivalent;
+use nebula_memory_core::{MemoryError, Refused, sync::Arc};
 
 use crate::{
-    ComputeError, ConcurrentComputeCache, Weigher,
+    ComputeError, ConcurrentComputeCache, EntryOptions, Kit,
     flight::{Joined, Lead},
+    stats::Timing,
 };
 
-impl<K, V, A, W, S> ConcurrentComputeCache<K, V, A, W, S>
+impl<K, V, O: Kit> ConcurrentComputeCache<K, V, O>
 where
     K: Hash + Eq,
-    A: Account,
-    W: Weigher<K, V>,
-    S: BuildHasher,
+    O::Hasher: BuildHasher,
 {
     /// The value of `key`, computed by `compute` if it is not cached.
     ///
@@ -46,10 +45,10 @@ where
     /// assert_eq!(own, 0);
     /// # Ok::<(), nebula_memory_core::MemoryError>(())
     /// ```
+    #[inline]
     pub fn get_or_compute<Q>(&self, key: &Q, compute: impl FnOnce() -> V) -> Result<V, MemoryError>
     where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
         V: Clone,
     {
         match self.try_get_or_compute(key, || Ok::<V, Infallible>(compute())) {
@@ -67,42 +66,75 @@ where
     /// # Errors
     /// [`ComputeError::Compute`] with the error of `compute`, or [`ComputeError::Memory`] with
     /// [`MemoryError::Reentrant`].
+    #[inline]
     pub fn try_get_or_compute<Q, E>(
         &self,
         key: &Q,
         compute: impl FnOnce() -> Result<V, E>,
     ) -> Result<V, ComputeError<E>>
     where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
         V: Clone,
     {
-        let hash = self.hash(key);
-        if let Some(value) = self.look_up(hash, key) {
-            return Ok(value);
+        let hash = self.engine.hash(key);
+        match self.engine.look_up(hash, key, |entry| entry.value.clone()) {
+            Some(value) => Ok(value),
+            None => self.compute_missing(hash, key, None, compute),
         }
+    }
+
+    /// As [`try_get_or_compute`](Self::try_get_or_compute), with options for the entry.
+    ///
+    /// # Errors
+    /// As [`try_get_or_compute`](Self::try_get_or_compute). Options that entries of this cache do
+    /// not keep have the value not cached.
+    #[inline]
+    pub fn try_get_or_compute_with<Q, E>(
+        &self,
+        key: &Q,
+        options: EntryOptions,
+        compute: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, ComputeError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        V: Clone,
+    {
+        let hash = self.engine.hash(key);
+        match self.engine.look_up(hash, key, |entry| entry.value.clone()) {
+            Some(value) => Ok(value),
+            None => self.compute_missing(hash, key, Some(&options), compute),
+        }
+    }
+
+    #[inline(never)]
+    fn compute_missing<Q, E>(
+        &self,
+        hash: u64,
+        key: &Q,
+        options: Option<&EntryOptions>,
+        compute: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, ComputeError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        V: Clone,
+    {
+        let peek = || self.engine.peek(hash, key, |entry| entry.value.clone());
         loop {
-            let waiting = || {
-                self.counters.waits.fetch_add(1, Relaxed);
-            };
-            match self.flights.join(hash, key, waiting) {
+            match self.flights.join(hash, key, || self.count_wait()) {
                 Joined::Lead(lead) => {
-                    return match self.peek_at(hash, key) {
+                    let value = match peek() {
                         // Placed after the look above and before this flight began.
-                        Some(value) => {
-                            lead.land(|| value.clone());
-                            Ok(value)
-                        }
-                        None => self.lead(hash, &lead, compute).inspect(|value| {
-                            lead.land(|| value.clone());
-                        }),
+                        Some(value) => value,
+                        None => self.lead(hash, &lead, options, compute)?,
                     };
+                    lead.land(|| value.clone());
+                    return Ok(value);
                 }
                 Joined::Landed(value) => {
                     return Ok(Arc::try_unwrap(value).unwrap_or_else(|value| V::clone(&value)));
                 }
                 Joined::Failed => {
-                    if let Some(value) = self.peek_at(hash, key) {
+                    if let Some(value) = peek() {
                         return Ok(value);
                     }
                 }
@@ -113,23 +145,91 @@ where
         }
     }
 
+    fn count_wait(&self) {
+        self.engine.counters.waits.fetch_add(1, Relaxed);
+    }
+
     /// Computes and caches.
     fn lead<E>(
         &self,
         hash: u64,
         lead: &Lead<'_, K, V>,
+        options: Option<&EntryOptions>,
         compute: impl FnOnce() -> Result<V, E>,
     ) -> Result<V, ComputeError<E>>
     where
         V: Clone,
     {
-        self.counters.computes.fetch_add(1, Relaxed);
+        let timing = Timing::start(&self.engine.counters, &self.engine.hooks);
         let value = compute().map_err(ComputeError::Compute)?;
+        timing.succeed();
         let copy = value.clone();
         if let Some(key) = lead.take_key() {
             // What is refused has been counted, and is dropped: the caller has its value.
-            drop(self.place(hash, key, copy));
+            drop(self.engine.place(hash, key, copy, options));
         }
         Ok(value)
+    }
+
+    /// Changes the value of `key`: `change` is given a clone of what is cached, if anything is, and
+    /// returns what is to be cached instead, or `None` for nothing. Returns a clone of that.
+    ///
+    /// While it runs, no other `update` or computation of the key does: those wait (`insert` and
+    /// `remove` do not). `change` runs with no lock held and may use the cache, other keys'
+    /// computations included.
+    ///
+    /// # Errors
+    /// What `change` returned is handed back if the cache or its account refuses it; an earlier
+    /// value then stays, unless it was evicted on the way. [`MemoryError::Reentrant`], with nothing
+    /// handed back, if it would wait for itself.
+    ///
+    /// ```
+    /// use nebula_cache::{CacheConfig, ConcurrentComputeCache};
+    ///
+    /// let cache = ConcurrentComputeCache::<String, u64>::new(CacheConfig::default())?;
+    /// for word in ["a", "b", "a"] {
+    ///     cache.update(word, |count| Some(count.unwrap_or(0) + 1))?;
+    /// }
+    /// assert_eq!(cache.get("a"), Some(2));
+    /// assert_eq!(cache.update("a", |_| None)?, None);
+    /// assert!(!cache.contains("a"));
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
+    pub fn update<Q>(
+        &self,
+        key: &Q,
+        change: impl FnOnce(Option<V>) -> Option<V>,
+    ) -> Result<Option<V>, Refused<Option<V>>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        V: Clone,
+    {
+        let hash = self.engine.hash(key);
+        loop {
+            match self.flights.join(hash, key, || self.count_wait()) {
+                Joined::Lead(lead) => {
+                    let before = self.engine.peek(hash, key, |entry| entry.value.clone());
+                    let Some(value) = change(before) else {
+                        // Who waits for a value computes one.
+                        drop(self.engine.remove(hash, key));
+                        return Ok(None);
+                    };
+                    let copy = value.clone();
+                    if let Some(key) = lead.take_key() {
+                        let placed = self.engine.place(hash, key, copy, None);
+                        if let Err(Refused { value: (_, copy), error, .. }) = placed {
+                            return Err(Refused::new(Some(copy), error));
+                        }
+                    }
+                    lead.land(|| value.clone());
+                    return Ok(Some(value));
+                }
+                Joined::Landed(_) | Joined::Failed => {}
+                Joined::Circle => {
+                    let error = MemoryError::Reentrant { what: "an update of a cached value" };
+                    return Err(Refused::new(None, error));
+                }
+            }
+        }
     }
 }

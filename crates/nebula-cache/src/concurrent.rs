@@ -1,78 +1,49 @@
-//! The face for many threads: lookups, removals and figures. Placing entries is in `place.rs`,
-//! computing them in `compute.rs`, giving memory back in `reclaim.rs`.
+//! The face for many threads. Computing is in `compute.rs`.
 
 use std::{
-    borrow::Borrow,
     fmt,
     hash::{BuildHasher, Hash},
-    sync::atomic::Ordering::Relaxed,
 };
 
-use crossbeam_utils::CachePadded;
-use nebula_memory_core::{Account, MemoryError, Refused, Unlimited, sync::atomic::AtomicUsize};
+use equivalent::Equivalent;
+use nebula_memory_core::{MemoryError, MemoryUsage, PressureLevel, Reclaim, Refused};
 
 use crate::{
-    CacheBuilder, CacheConfig, CacheStats, DefaultHashBuilder, SizeOf, Weigher,
-    bag::Credit,
-    flight::Flights,
-    policy::{Policy, S3Fifo},
-    room::Total,
-    shard::Shard,
-    slab::Slot,
-    stats::Counters,
-    store::{EntryOf, Store, inline_weight},
-    weigher::sealed,
+    CacheConfig, CacheStats, Capacity, EntryOptions, Kit, PolicyKind, SharedBuilder, With,
+    builder::CacheBuilder, engine::Engine, flight::Flights, hooks::Hooks, methods::figures,
+    mode::Shared, sweep::Walk, tags::hash_of,
 };
 
-pub(crate) type KeptOf<K, V, W> = <W as sealed::Weigher<K, V>>::Kept;
-pub(crate) type ShardOf<K, V, W> = Shard<K, V, KeptOf<K, V, W>, S3Fifo>;
-
-/// Chunks of entries are about this large, unless a few entries are larger, or the whole capacity
-/// is smaller.
-const CHUNK_BYTES: usize = 8 << 10;
-
-/// A cache for many threads, with a capacity in bytes that is never exceeded and values that are
-/// computed once.
+/// A cache for many threads, with a capacity that is never exceeded and values that are computed
+/// once.
 ///
 /// - Lookups share a lock with other lookups; a hit is one relaxed store to the entry, and a clone
-///   of the value (take an `Arc` for values that are large to clone).
-/// - The capacity is one for all shards and is held exactly, by any number of writers: weight is
+///   of the value (take an `Arc` for values that are large to clone). Policies that move entries at
+///   each hit ([`Lru`](crate::Lru), [`Lfu`](crate::Lfu), [`Arc`](crate::Arc),
+///   [`WTinyLfu`](crate::WTinyLfu)) have lookups of one shard wait for each other.
+/// - The capacity is one for all shards and is held exactly, by any number of writers: room is
 ///   taken before an entry is placed. A large entry fits wherever the total allows it.
-/// - What has to go is chosen by S3-FIFO (Yang et al., SOSP 2023), per shard.
-/// - The account is charged for what entries own (see [`Weigher`]) and for the cache's own memory,
-///   to the byte, before either is there.
-/// - Values that leave are dropped after the locks are released.
+/// - The account is charged for what entries own and for the cache's own memory, to the byte,
+///   before either is there.
+/// - Values that leave are dropped, and the listener is told, after the locks are released.
 ///
 /// `Hash`, `Eq` and `Clone` of keys and values run inside lookups; they must not use the cache.
-/// A panic in them, in `Drop` or in a closure leaves the cache as it should be.
+/// A panic in them, in `Drop` or in a function of yours leaves the cache as it should be.
 ///
 /// ```
 /// use nebula_cache::{CacheConfig, ConcurrentComputeCache};
 /// use nebula_memory_core::ByteSize;
 ///
-/// let config = CacheConfig::builder().capacity(ByteSize::mib(1)).build()?;
+/// let config = CacheConfig::builder().bytes(ByteSize::mib(1)).build()?;
 /// let cache = ConcurrentComputeCache::<String, usize>::new(config)?;
 /// let length = cache.get_or_compute("nebula", || "nebula".len())?;
 /// assert_eq!(length, 6);
 /// assert_eq!(cache.get("nebula"), Some(6));
 /// # Ok::<(), nebula_memory_core::MemoryError>(())
 /// ```
-pub struct ConcurrentComputeCache<K, V, A = Unlimited, W = SizeOf, S = DefaultHashBuilder>
-where
-    A: Account,
-    W: Weigher<K, V>,
-{
-    pub(crate) shards: Box<[CachePadded<ShardOf<K, V, W>>]>,
-    pub(crate) total: CachePadded<Total>,
-    /// What each shard holds if all hold the same.
-    pub(crate) fair: usize,
-    /// The shard at which giving back begins next.
-    pub(crate) next: AtomicUsize,
+pub struct ConcurrentComputeCache<K, V, O: Kit = With> {
+    pub(crate) engine: Engine<K, V, O, Shared>,
     pub(crate) flights: Flights<K, V>,
-    pub(crate) counters: Box<Counters>,
-    hasher: S,
-    pub(crate) weigher: W,
-    pub(crate) account: A,
 }
 
 impl<K, V> ConcurrentComputeCache<K, V> {
@@ -81,256 +52,174 @@ impl<K, V> ConcurrentComputeCache<K, V> {
     /// # Errors
     /// [`MemoryError::InvalidConfig`] for a configuration that breaks its rules.
     pub fn new(config: CacheConfig) -> Result<Self, MemoryError> {
-        CacheBuilder::new(config).build()
+        Self::builder(config).build()
     }
 
-    /// Builds a cache with an account, a weigher or a hasher of its own.
-    pub fn builder(config: CacheConfig) -> CacheBuilder<K, V> {
+    /// Builds a cache with a policy, an account, a weigher and so on of its own.
+    pub fn builder(config: CacheConfig) -> SharedBuilder<K, V> {
         CacheBuilder::new(config)
     }
 }
 
-impl<K, V, A: Account, W: Weigher<K, V>, S> ConcurrentComputeCache<K, V, A, W, S> {
+impl<K, V, O: Kit> ConcurrentComputeCache<K, V, O> {
     pub(crate) fn from_parts(
         config: &CacheConfig,
-        account: A,
-        weigher: W,
-        hasher: S,
+        hooks: Hooks<K, V, Shared>,
+        account: O::Account,
+        hasher: O::Hasher,
     ) -> Result<Self, MemoryError> {
-        config.validate()?;
-        let capacity = config.capacity.get();
-        let least = inline_weight::<K, V>();
-        let shards = config.shards_for(least);
-        let fixed = Self::fixed_bytes(shards);
-        if let Err(error) = account.try_charge(fixed) {
-            return Err(account.explain(error));
-        }
-        let slot = size_of::<Slot<EntryOf<K, V, KeptOf<K, V, W>, S3Fifo>>>();
-        let useful = (capacity / least / shards).max(1).next_power_of_two();
-        let shift = (CHUNK_BYTES / slot).clamp(1, useful).ilog2();
-        let shard = |_| CachePadded::new(Shard::new(Store::new(shift)));
-        Ok(Self {
-            shards: (0..shards).map(shard).collect(),
-            total: CachePadded::new(Total::new(capacity)),
-            fair: capacity / shards,
-            next: AtomicUsize::new(0),
-            flights: Flights::new(shards),
-            counters: Box::default(),
-            hasher,
-            weigher,
-            account,
-        })
+        let engine = Engine::new(config, Flights::<K, V>::bytes, hooks, account, hasher)?;
+        let flights = Flights::new(engine.shards.len());
+        Ok(Self { engine, flights })
     }
 
-    /// Bytes that a cache of so many shards allocates before it holds anything.
-    fn fixed_bytes(shards: usize) -> usize {
-        shards * size_of::<CachePadded<ShardOf<K, V, W>>>()
-            + Flights::<K, V>::bytes(shards)
-            + size_of::<Counters>()
-    }
+    figures!();
 
-    /// How many entries there are. Takes O(shards).
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.gauges().len()).sum()
-    }
-
-    /// Whether there are no entries. Takes O(shards).
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// What all entries weigh, in bytes, those about to be placed included: at no moment more than
-    /// the capacity.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        self.total.taken()
-    }
-
-    /// The most that all entries together may weigh, in bytes.
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.total.capacity()
+    /// Checks the structure inside against itself, and, if no other thread is using the cache, the
+    /// sums too.
+    #[doc(hidden)]
+    pub fn validate(&self) -> Result<(), String> {
+        self.engine.validate()?;
+        if self.flights.is_idle() { Ok(()) } else { Err("computations are listed".to_owned()) }
     }
 
     /// Into how many independently locked parts the entries are divided.
     #[must_use]
     pub fn shards(&self) -> usize {
-        self.shards.len()
+        self.engine.shards.len()
     }
 
-    /// Bytes charged to the account: what the entries own, and all that the cache has allocated for
-    /// itself. Takes O(shards).
+    /// Changes the capacity, in the unit in which it is counted. What is too much is evicted before
+    /// this returns (pinned entries stay).
     ///
-    /// A computation under way keeps a small record besides, which is not charged.
-    #[must_use]
-    pub fn charged(&self) -> usize {
-        let held: usize = self.shards.iter().map(|shard| shard.gauges().bytes()).sum();
-        Self::fixed_bytes(self.shards.len()) + held
-    }
-
-    /// The account that is charged.
-    #[must_use]
-    pub const fn account(&self) -> &A {
-        &self.account
-    }
-
-    /// What the cache has done. Takes O(shards).
-    #[must_use]
-    pub fn stats(&self) -> CacheStats {
-        let counters = &*self.counters;
-        let gauges = || self.shards.iter().map(|shard| shard.gauges());
-        CacheStats {
-            hits: counters.hits.sum(),
-            misses: counters.misses.sum(),
-            inserts: gauges().map(super::shard::Gauges::inserts).sum(),
-            evictions: gauges().map(super::shard::Gauges::evictions).sum(),
-            rejected: counters.rejected.load(Relaxed),
-            computes: counters.computes.load(Relaxed),
-            waits: counters.waits.load(Relaxed),
-        }
-    }
-
-    #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "only some of the bits are used")]
-    pub(crate) fn shard_index(&self, hash: u64) -> usize {
-        (hash >> 32) as usize & (self.shards.len() - 1)
-    }
-
-    #[inline]
-    pub(crate) fn shard(&self, hash: u64) -> &ShardOf<K, V, W> {
-        &self.shards[self.shard_index(hash)]
+    /// # Errors
+    /// [`MemoryError::InvalidConfig`] for zero, or for bytes where entries are counted and the
+    /// other way round.
+    ///
+    /// ```
+    /// use nebula_cache::{CacheConfig, Capacity, ConcurrentComputeCache};
+    ///
+    /// let config = CacheConfig::builder().entries(100).build()?;
+    /// let cache = ConcurrentComputeCache::<u64, u64>::new(config)?;
+    /// for key in 0..100 {
+    ///     cache.insert(key, key)?;
+    /// }
+    /// cache.set_capacity(Capacity::Entries(10))?;
+    /// assert_eq!(cache.len(), 10);
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
+    pub fn set_capacity(&self, capacity: Capacity) -> Result<(), MemoryError> {
+        self.engine.set_capacity(capacity)
     }
 
     /// Removes every entry, and frees the memory that held them. The statistics stay.
     ///
     /// Entries placed while it runs may stay. Takes O(entries), most of it with no lock held.
     pub fn clear(&self) {
-        for shard in &self.shards {
-            let old = {
-                let mut store = shard.write();
-                let empty = Store::new(store.chunk_shift());
-                std::mem::replace(&mut *store, empty)
-            };
-            self.total.give_back(old.weight());
-            let _credit = Credit::of(&self.account, old.owned() + old.bytes());
-            drop(old);
-        }
+        self.engine.clear();
     }
 
-    /// Checks the structure inside against itself, and, if no other thread is using the cache, the
-    /// sums too.
-    #[doc(hidden)]
-    pub fn validate(&self) -> Result<(), String> {
-        let mut weight = 0;
-        for (index, shard) in self.shards.iter().enumerate() {
-            let store = shard.read();
-            store.validate().map_err(|error| format!("shard {index}: {error}"))?;
-            let gauges = shard.gauges();
-            let shown = (gauges.len(), gauges.weight(), gauges.bytes());
-            let real = (store.len(), store.weight(), store.owned() + store.bytes());
-            if shown != real {
-                return Err(format!("shard {index} shows {shown:?}, but has {real:?}"));
-            }
-            weight += store.weight();
-        }
-        if self.weight() != weight {
-            return Err(format!("{} bytes are taken, {weight} in use", self.weight()));
-        }
-        if !self.flights.is_idle() {
-            return Err("computations are listed".to_owned());
-        }
-        Ok(())
+    /// Evicts entries, coldest first, until `bytes` bytes have been given back or nothing is left,
+    /// and returns how many it was.
+    ///
+    /// Counted is what is really given back: what the evicted entries owned (as far as weigher or
+    /// charger told), and the cache's own memory as far as it is freed, which happens in chunks of
+    /// some kilobytes. So the weight may fall by more or by less.
+    pub fn evict(&self, bytes: usize) -> usize {
+        self.engine.give_back(bytes, true)
+    }
+
+    /// Does what is due, in a bounded slice: looks at `slots` slots at most, where the last call
+    /// ended, and removes what is expired; and gives back what was asked for under pressure if
+    /// there is a listener to be told. Returns how many entries were expired.
+    ///
+    /// Nobody has to call this: expired entries are never returned, and leave when somebody asks
+    /// for them or the policy comes by. It only frees their memory sooner.
+    pub fn maintain(&self, slots: usize) -> usize {
+        self.engine.maintain(slots)
+    }
+
+    /// Removes the entries with this [tag](EntryOptions::tag), and returns how many there were.
+    ///
+    /// Takes O(slots), a few at a time under a lock. Tags are told apart by four bytes of their
+    /// hash: once in four billion times, an entry with another tag goes as well.
+    pub fn invalidate_tag(&self, tag: impl Hash) -> usize {
+        self.engine.invalidate_tag(hash_of(tag))
+    }
+
+    /// All entries, as clones, in no particular order.
+    ///
+    /// No lock is held between them: an entry that is there all the while is met at least once (more
+    /// often if the cache frees memory meanwhile), others perhaps.
+    pub fn iter(&self) -> Iter<'_, K, V, O>
+    where
+        K: Clone,
+        V: Clone,
+    {
+        Iter { cache: self, walk: Walk::default() }
     }
 }
 
-impl<K, V, A, W, S> ConcurrentComputeCache<K, V, A, W, S>
+impl<K, V, O: Kit> ConcurrentComputeCache<K, V, O>
 where
     K: Hash + Eq,
-    A: Account,
-    W: Weigher<K, V>,
-    S: BuildHasher,
+    O::Hasher: BuildHasher,
 {
-    #[inline]
-    pub(crate) fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> u64 {
-        self.hasher.hash_one(key)
-    }
-
     /// A clone of the value of `key`, if it is cached; a hit for the policy and the statistics.
     #[inline]
     pub fn get<Q>(&self, key: &Q) -> Option<V>
     where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
+        Q: Hash + Equivalent<K> + ?Sized,
         V: Clone,
     {
-        self.look_up(self.hash(key), key)
-    }
-
-    #[inline]
-    pub(crate) fn look_up<Q>(&self, hash: u64, key: &Q) -> Option<V>
-    where
-        K: Borrow<Q>,
-        Q: Eq + ?Sized,
-        V: Clone,
-    {
-        let found = {
-            let store = self.shard(hash).read();
-            store.get(low(hash), |other| other.borrow() == key).map(|entry| {
-                S3Fifo::hit(&entry.node);
-                entry.value.clone()
-            })
-        };
-        let counter = if found.is_some() { &self.counters.hits } else { &self.counters.misses };
-        counter.add(1);
-        found
+        self.engine.look_up(self.engine.hash(key), key, |entry| entry.value.clone())
     }
 
     /// As [`get`](Self::get), but neither the policy nor the statistics notice.
     pub fn peek<Q>(&self, key: &Q) -> Option<V>
     where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
+        Q: Hash + Equivalent<K> + ?Sized,
         V: Clone,
     {
-        self.peek_at(self.hash(key), key)
-    }
-
-    pub(crate) fn peek_at<Q>(&self, hash: u64, key: &Q) -> Option<V>
-    where
-        K: Borrow<Q>,
-        Q: Eq + ?Sized,
-        V: Clone,
-    {
-        let store = self.shard(hash).read();
-        store.get(low(hash), |other| other.borrow() == key).map(|entry| entry.value.clone())
+        self.engine.peek(self.engine.hash(key), key, |entry| entry.value.clone())
     }
 
     /// Whether `key` is cached. Neither the policy nor the statistics notice.
     pub fn contains<Q>(&self, key: &Q) -> bool
     where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
+        Q: Hash + Equivalent<K> + ?Sized,
     {
-        let hash = self.hash(key);
-        self.shard(hash).read().get(low(hash), |other| other.borrow() == key).is_some()
+        self.engine.peek(self.engine.hash(key), key, |_| ()).is_some()
     }
 
-    /// Caches `value` under `key`, and returns the value that was cached there before (unless that
-    /// one was just evicted to make room).
+    /// Caches `value` under `key`, and returns the value that was cached there before.
     ///
     /// Other entries are evicted as far as that is needed. While others hold all of the capacity
     /// for entries that they are about to place, it waits for them.
     ///
     /// # Errors
-    /// Key and value are handed back if they weigh more than the capacity, if the account refuses
-    /// the charge (after the cache has evicted as many bytes as were asked for, and asked again), or
-    /// if the system has no memory. An earlier value of `key` then stays, unless it was evicted on
-    /// the way.
+    /// Key and value are handed back if they weigh more than the capacity, or than what pinned
+    /// entries leave of it; if the account refuses the charge (after the cache has evicted as many
+    /// bytes as were asked for, and asked again); or if the system has no memory. An earlier value
+    /// of `key` then stays, unless it was evicted on the way.
     pub fn insert(&self, key: K, value: V) -> Result<Option<V>, Refused<(K, V)>> {
-        let hash = self.hash(&key);
-        self.place(hash, key, value)
+        let hash = self.engine.hash(&key);
+        self.engine.place(hash, key, value, None)
+    }
+
+    /// As [`insert`](Self::insert), with options for this entry.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert); [`MemoryError::InvalidConfig`] if the options name something
+    /// that entries of this cache do not keep.
+    pub fn insert_with(
+        &self,
+        key: K,
+        value: V,
+        options: EntryOptions,
+    ) -> Result<Option<V>, Refused<(K, V)>> {
+        let hash = self.engine.hash(&key);
+        self.engine.place(hash, key, value, Some(&options))
     }
 
     /// Takes the value of `key` out of the cache.
@@ -338,19 +227,32 @@ where
     /// A computation of it that is under way is not stopped, and will cache what it finds.
     pub fn remove<Q>(&self, key: &Q) -> Option<V>
     where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
+        Q: Hash + Equivalent<K> + ?Sized,
     {
-        let hash = self.hash(key);
-        let entry = {
-            let mut store = self.shard(hash).write();
-            let token = store.find(low(hash), |other| other.borrow() == key)?;
-            store.remove(token)
-        };
-        self.total.give_back(entry.weight());
-        let _credit = Credit::of(&self.account, entry.owned());
-        drop(entry.key);
-        Some(entry.value)
+        let (key, value) = self.engine.remove(self.engine.hash(key), key)?;
+        // Not on return, when the value would be lost to a panic.
+        drop(key);
+        Some(value)
+    }
+
+    /// Keeps the entry of `key` from being evicted, until it is [unpinned](Self::unpin), replaced
+    /// entries included; whether there is one. A pinned entry still expires, and can be removed.
+    ///
+    /// What is pinned is not there for others: insertions that find no room because of it are
+    /// refused.
+    pub fn pin<Q>(&self, key: &Q) -> bool
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        self.engine.pin(self.engine.hash(key), key, true).is_some()
+    }
+
+    /// Lets the entry of `key` be evicted again; whether it was pinned.
+    pub fn unpin<Q>(&self, key: &Q) -> bool
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        self.engine.pin(self.engine.hash(key), key, false) == Some(true)
     }
 
     /// Removes the entries for which `keep` does not hold.
@@ -363,60 +265,83 @@ where
         K: Clone,
         V: Clone,
     {
-        for shard in &self.shards {
-            let (mut from, mut moves) = (0, shard.read().moves());
-            loop {
-                let found = {
-                    let store = shard.read();
-                    if store.moves() != moves {
-                        // Entries changed slots meanwhile: some may be where this walk has been.
-                        (from, moves) = (0, store.moves());
-                    }
-                    store.next_from(from).map(|slot| {
-                        let entry = store.entry(slot);
-                        (slot, entry.key.clone(), entry.value.clone())
-                    })
-                };
-                let Some((slot, key, value)) = found else { break };
-                if !keep(&key, &value) {
-                    self.remove(&key);
-                }
-                from = slot + 1;
+        for (key, value) in self {
+            if !keep(&key, &value) {
+                self.remove(&key);
             }
         }
     }
 }
 
-/// The half of a hash that places an entry within its shard.
-#[inline]
-#[allow(clippy::cast_possible_truncation, reason = "it is the low half that is wanted")]
-pub(crate) const fn low(hash: u64) -> u32 {
-    hash as u32
+/// The entries of a [`ConcurrentComputeCache`]; made by [`iter`](ConcurrentComputeCache::iter).
+pub struct Iter<'c, K, V, O: Kit> {
+    cache: &'c ConcurrentComputeCache<K, V, O>,
+    walk: Walk,
 }
 
-impl<K, V, A: Account, W: Weigher<K, V>, S> Drop for ConcurrentComputeCache<K, V, A, W, S> {
-    fn drop(&mut self) {
-        let mut bytes = Self::fixed_bytes(self.shards.len());
-        for shard in &mut self.shards {
-            let store = shard.get_mut();
-            bytes += store.owned() + store.bytes();
-        }
-        // Credited last, and also if the drop of a value panics.
-        let _credit = Credit::of(&self.account, bytes);
-        self.shards = Box::new([]);
+impl<K: Clone, V: Clone, O: Kit> Iterator for Iter<'_, K, V, O> {
+    type Item = (K, V);
+
+    fn next(&mut self) -> Option<(K, V)> {
+        let read = |entry: &crate::store::Entry<K, V, O>| (entry.key.clone(), entry.value.clone());
+        self.cache.engine.next_entry(&mut self.walk, read)
     }
 }
 
-impl<K, V, A, W, S> fmt::Debug for ConcurrentComputeCache<K, V, A, W, S>
+impl<K, V, O: Kit> fmt::Debug for Iter<'_, K, V, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iter").field("walk", &self.walk).finish_non_exhaustive()
+    }
+}
+
+impl<'c, K: Clone, V: Clone, O: Kit> IntoIterator for &'c ConcurrentComputeCache<K, V, O> {
+    type Item = (K, V);
+    type IntoIter = Iter<'c, K, V, O>;
+
+    fn into_iter(self) -> Iter<'c, K, V, O> {
+        self.iter()
+    }
+}
+
+impl<K, V, O> Reclaim for ConcurrentComputeCache<K, V, O>
 where
-    A: Account,
-    W: Weigher<K, V>,
+    O: Kit,
+    Self: Send + Sync,
 {
+    fn reclaimable(&self) -> usize {
+        self.engine.reclaimable()
+    }
+
+    /// At `Normal` and `Elevated` it gives at most a quarter of what it holds, at `High` half, at
+    /// `Critical` everything. Shards that are in use are skipped. A cache with a listener gives
+    /// nothing now, and what was asked for at its next call.
+    fn reclaim(&self, wanted: usize, urgency: PressureLevel) -> usize {
+        self.engine.reclaim(wanted, urgency)
+    }
+}
+
+/// Of bytes: what is [`charged`](ConcurrentComputeCache::charged), and the capacity if it is in
+/// bytes.
+impl<K, V, O: Kit> MemoryUsage for ConcurrentComputeCache<K, V, O> {
+    fn used(&self) -> usize {
+        self.charged()
+    }
+
+    fn capacity(&self) -> Option<usize> {
+        match self.capacity() {
+            Capacity::Bytes(bytes) => Some(bytes.get()),
+            Capacity::Entries(_) => None,
+        }
+    }
+}
+
+impl<K, V, O: Kit> fmt::Debug for ConcurrentComputeCache<K, V, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConcurrentComputeCache")
             .field("len", &self.len())
             .field("weight", &self.weight())
             .field("capacity", &self.capacity())
+            .field("policy", &self.policy())
             .field("shards", &self.shards())
             .finish_non_exhaustive()
     }

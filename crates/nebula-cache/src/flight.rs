@@ -8,8 +8,7 @@
 //! Waiting is recorded in a list of its own, in which a caller that is about to close a circle of
 //! computations waiting for each other finds out that it would.
 
-use std::borrow::Borrow;
-
+use equivalent::Equivalent;
 use nebula_memory_core::sync::{Arc, Condvar, Mutex};
 
 nebula_memory_core::nebula_thread_local! {
@@ -72,7 +71,16 @@ impl<T> List<T> {
 }
 
 /// The computations under way whose keys' hashes fall to one lock.
-type Stripe<K, V> = Mutex<List<Record<K, V>>>;
+#[derive(Debug)]
+struct Board<K, V> {
+    /// One of them has its place here, so that it needs no allocation.
+    one: Option<Record<K, V>>,
+    others: List<Record<K, V>>,
+    /// How many there have been.
+    tickets: u64,
+}
+
+type Stripe<K, V> = Mutex<Board<K, V>>;
 
 /// The computations under way in one cache.
 #[derive(Debug)]
@@ -84,10 +92,14 @@ pub struct Flights<K, V> {
 #[derive(Debug)]
 struct Record<K, V> {
     hash: u64,
+    /// Tells it from all others of its board.
+    ticket: u64,
+    leader: usize,
     /// `None` once the leader has taken it to place it in the cache. Whoever looks in that short
     /// time goes by the hash alone, at worst waiting for a stranger's value to be placed.
     key: Option<K>,
-    flight: Arc<Flight<V>>,
+    /// Made by the first who waits.
+    flight: Option<Arc<Flight<V>>>,
 }
 
 /// Thread `waiter` waits for `flight`, or has yet to notice that it ended.
@@ -97,17 +109,12 @@ struct Wait<V> {
     flight: Arc<Flight<V>>,
 }
 
+/// What those who wait for a computation share with its leader.
 #[derive(Debug)]
 struct Flight<V> {
     leader: usize,
-    state: Mutex<State<V>>,
+    outcome: Mutex<Option<Outcome<V>>>,
     ended: Condvar,
-}
-
-#[derive(Debug)]
-struct State<V> {
-    waiters: usize,
-    outcome: Option<Outcome<V>>,
 }
 
 /// How a flight ended.
@@ -118,8 +125,67 @@ enum Outcome<V> {
 }
 
 impl<V> Flight<V> {
+    fn new(leader: usize) -> Self {
+        Self { leader, outcome: Mutex::new(None), ended: Condvar::new() }
+    }
+
     fn has_ended(&self) -> bool {
-        self.state.lock().outcome.is_some()
+        self.outcome.lock().is_some()
+    }
+
+    fn end(&self, outcome: Outcome<V>) {
+        *self.outcome.lock() = Some(outcome);
+        self.ended.notify_all();
+    }
+}
+
+impl<K, V> Board<K, V> {
+    const fn new() -> Self {
+        Self { one: None, others: List::new(), tickets: 0 }
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.one.is_none() && self.others.0.is_none()
+    }
+
+    #[inline]
+    const fn ticket(&mut self) -> u64 {
+        self.tickets = self.tickets.wrapping_add(1);
+        self.tickets
+    }
+
+    /// Lists a computation in the place that needs no allocation, which must be free.
+    #[inline]
+    fn list_alone(&mut self, hash: u64, key: Option<K>) -> u64 {
+        let ticket = self.ticket();
+        self.one = Some(Record { hash, ticket, leader: me(), key, flight: None });
+        ticket
+    }
+
+    #[inline]
+    fn find(&mut self, mut wanted: impl FnMut(&Record<K, V>) -> bool) -> Option<&mut Record<K, V>> {
+        if let Some(record) = &mut self.one {
+            if wanted(record) {
+                return Some(record);
+            }
+        }
+        self.others.find(wanted)
+    }
+}
+
+/// A record that left its board, with its memory.
+#[derive(Debug)]
+enum Gone<K, V> {
+    One(Record<K, V>),
+    Other(Box<Link<Record<K, V>>>),
+}
+
+impl<K, V> Gone<K, V> {
+    const fn take_flight(&mut self) -> Option<Arc<Flight<V>>> {
+        match self {
+            Self::One(record) => record.flight.take(),
+            Self::Other(link) => link.item.flight.take(),
+        }
     }
 }
 
@@ -136,11 +202,23 @@ pub enum Joined<'f, K, V> {
     Circle,
 }
 
+/// What the board of a key says.
+enum Seen<V> {
+    /// The caller leads, and has this ticket.
+    Lead(u64),
+    /// Another leads, and the caller is in the flight.
+    Flight(Arc<Flight<V>>),
+    /// This thread leads; to wait for it takes a [`Flight`].
+    Lacking(usize),
+    /// The caller may lead if it has memory to be listed.
+    Crowded,
+}
+
 impl<K, V> Flights<K, V> {
     /// None under way, listed in `stripes` lists, a power of two.
     pub fn new(stripes: usize) -> Self {
         debug_assert!(stripes.is_power_of_two());
-        let stripes = (0..stripes).map(|_| Mutex::new(List::new())).collect();
+        let stripes = (0..stripes).map(|_| Mutex::new(Board::new())).collect();
         Self { stripes, waits: Mutex::new(List::new()) }
     }
 
@@ -149,6 +227,7 @@ impl<K, V> Flights<K, V> {
         stripes * size_of::<Stripe<K, V>>()
     }
 
+    #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "only some of the bits are used")]
     fn stripe(&self, hash: u64) -> &Stripe<K, V> {
         &self.stripes[(hash >> 32) as usize & (self.stripes.len() - 1)]
@@ -157,45 +236,101 @@ impl<K, V> Flights<K, V> {
     /// Joins the flight for `key`, waiting for its end, or starts one.
     ///
     /// `waiting` is called once if it waits.
+    #[inline]
     pub fn join<Q>(&self, hash: u64, key: &Q, waiting: impl FnOnce()) -> Joined<'_, K, V>
     where
-        K: Borrow<Q>,
-        Q: Eq + ToOwned<Owned = K> + ?Sized,
+        Q: Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
-        let state = State { waiters: 0, outcome: None };
-        let flight = Flight { leader: me(), state: Mutex::new(state), ended: Condvar::new() };
-        let flight = Arc::new(flight);
-        let record = Record { hash, key: Some(key.to_owned()), flight: Arc::clone(&flight) };
-        let mut link = Some(Box::new(List::link(record)));
-        let under_way = {
-            let mut list = self.stripe(hash).lock();
-            let same = |record: &Record<K, V>| {
-                let key_is = |other: &K| other.borrow() == key;
-                record.hash == hash && record.key.as_ref().is_none_or(key_is)
-            };
-            match list.find(same) {
-                Some(record) => {
-                    // Counted under the list's lock, so that a leader who has left the list knows
-                    // all who wait.
-                    record.flight.state.lock().waiters += 1;
-                    Some(Arc::clone(&record.flight))
+        // What is allocated is so before the lock is taken, and freed after it is released.
+        let owned = key.to_owned();
+        let mut board = self.stripe(hash).lock();
+        if board.is_empty() {
+            let ticket = board.list_alone(hash, Some(owned));
+            return Joined::Lead(Lead { flights: self, hash, ticket, gone: false, waiting: None });
+        }
+        drop(board);
+        self.join_others(hash, key, owned, waiting)
+    }
+
+    /// As above, where others are under way.
+    #[cold]
+    fn join_others<Q>(
+        &self,
+        hash: u64,
+        key: &Q,
+        owned: K,
+        waiting: impl FnOnce(),
+    ) -> Joined<'_, K, V>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let mut owned = Some(owned);
+        let (mut link, mut flight) = (None, None);
+        loop {
+            match self.look(hash, key, &mut owned, &mut link, &mut flight) {
+                Seen::Lead(ticket) => {
+                    return Joined::Lead(Lead {
+                        flights: self,
+                        hash,
+                        ticket,
+                        gone: false,
+                        waiting: None,
+                    });
                 }
-                None => {
-                    if let Some(link) = link.take() {
-                        list.push(link);
-                    }
-                    None
+                Seen::Flight(flight) => {
+                    drop(owned);
+                    return self.wait(&flight, waiting);
+                }
+                Seen::Lacking(leader) if leader == me() => return Joined::Circle,
+                Seen::Lacking(leader) => flight = Some(Arc::new(Flight::new(leader))),
+                Seen::Crowded => {
+                    let record = Record { hash, ticket: 0, leader: me(), key: None, flight: None };
+                    link = Some(Box::new(List::link(record)));
                 }
             }
-        };
-        drop(link);
-        match under_way {
-            None => Joined::Lead(Lead { flights: self, hash, flight, ended: false }),
-            Some(flight) => self.wait(&flight, waiting),
         }
     }
 
-    /// Waits for the end of another's flight, in whose waiters this thread is counted.
+    /// Looks at the board of `key`, with what memory there is to be listed there.
+    fn look<Q>(
+        &self,
+        hash: u64,
+        key: &Q,
+        owned: &mut Option<K>,
+        link: &mut Option<Box<Link<Record<K, V>>>>,
+        flight: &mut Option<Arc<Flight<V>>>,
+    ) -> Seen<V>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let mut board = self.stripe(hash).lock();
+        let same = |record: &Record<K, V>| {
+            let key_is = |other: &K| key.equivalent(other);
+            record.hash == hash && record.key.as_ref().is_none_or(key_is)
+        };
+        if let Some(record) = board.find(same) {
+            if let Some(flight) = &record.flight {
+                return Seen::Flight(Arc::clone(flight));
+            }
+            // A leader that was seen earlier may have gone, and another have come.
+            return match flight.take_if(|flight| flight.leader == record.leader) {
+                Some(flight) => Seen::Flight(Arc::clone(record.flight.insert(flight))),
+                None => Seen::Lacking(record.leader),
+            };
+        }
+        if board.one.is_none() {
+            return Seen::Lead(board.list_alone(hash, owned.take()));
+        }
+        let Some(mut link) = link.take() else { return Seen::Crowded };
+        link.item.ticket = board.ticket();
+        link.item.key = owned.take();
+        let ticket = link.item.ticket;
+        board.others.push(link);
+        Seen::Lead(ticket)
+    }
+
+    /// Waits for the end of another's flight.
+    #[cold]
     fn wait(&self, flight: &Arc<Flight<V>>, waiting: impl FnOnce()) -> Joined<'_, K, V> {
         let waiter = me();
         let link = Box::new(List::link(Wait { waiter, flight: Arc::clone(flight) }));
@@ -217,12 +352,12 @@ impl<K, V> Flights<K, V> {
         }
         waiting();
         let landed = {
-            let mut state = flight.state.lock();
+            let mut outcome = flight.outcome.lock();
             loop {
-                match &state.outcome {
+                match &*outcome {
                     Some(Outcome::Landed(value)) => break Some(Arc::clone(value)),
                     Some(Outcome::Failed) => break None,
-                    None => state = flight.ended.wait(state),
+                    None => outcome = flight.ended.wait(outcome),
                 }
             }
         };
@@ -233,7 +368,7 @@ impl<K, V> Flights<K, V> {
 
     /// Whether nothing is under way and nobody waits.
     pub fn is_idle(&self) -> bool {
-        let idle = |stripe: &Stripe<K, V>| stripe.lock().0.is_none();
+        let idle = |stripe: &Stripe<K, V>| stripe.lock().is_empty();
         self.stripes.iter().all(idle) && self.waits.lock().0.is_none()
     }
 }
@@ -245,53 +380,80 @@ impl<K, V> Flights<K, V> {
 pub struct Lead<'f, K, V> {
     flights: &'f Flights<K, V>,
     hash: u64,
-    flight: Arc<Flight<V>>,
-    ended: bool,
+    ticket: u64,
+    /// Whether the flight is off the board.
+    gone: bool,
+    /// Those who wait to be told, if anybody does, once it is.
+    waiting: Option<Arc<Flight<V>>>,
 }
 
 impl<K, V> Lead<'_, K, V> {
-    fn is_mine(&self) -> impl Fn(&Record<K, V>) -> bool + '_ {
-        |record| Arc::ptr_eq(&record.flight, &self.flight)
-    }
-
     /// The key, to be placed in the cache; `None` the second time.
+    #[inline]
     pub fn take_key(&self) -> Option<K> {
-        let mut list = self.flights.stripe(self.hash).lock();
-        list.find(self.is_mine())?.key.take()
+        let mut board = self.flights.stripe(self.hash).lock();
+        board.find(|record| record.ticket == self.ticket)?.key.take()
     }
 
     /// Ends the flight with a value, of which `share` makes a copy if somebody waits.
     ///
     /// The value has to be in the cache by now, or is not going to be.
-    pub fn land(mut self, share: impl FnOnce() -> V) {
-        self.leave();
-        if self.flight.state.lock().waiters > 0 {
+    #[inline]
+    pub fn land(self, share: impl FnOnce() -> V) {
+        let mut board = self.flights.stripe(self.hash).lock();
+        let is_mine =
+            |record: &Record<K, V>| record.ticket == self.ticket && record.flight.is_none();
+        if board.one.as_ref().is_some_and(is_mine) {
+            let record = board.one.take();
+            drop(board);
+            // Nobody waits, and nothing is left to be done.
+            std::mem::forget(self);
+            drop(record);
+        } else {
+            drop(board);
+            self.land_among(share);
+        }
+    }
+
+    /// As above, where others may wait.
+    #[cold]
+    fn land_among(mut self, share: impl FnOnce() -> V) {
+        drop(self.leave());
+        if let Some(flight) = &self.waiting {
             // If this panics, the flight has failed after all.
             let value = Arc::new(share());
-            self.end(Outcome::Landed(value));
+            flight.end(Outcome::Landed(value));
+            self.waiting = None;
         }
-        self.ended = true;
     }
 
-    /// Takes the flight off the list: nobody joins from now on.
-    fn leave(&self) {
-        let record = self.flights.stripe(self.hash).lock().remove(self.is_mine());
-        drop(record);
-    }
-
-    fn end(&self, outcome: Outcome<V>) {
-        self.flight.state.lock().outcome = Some(outcome);
-        self.flight.ended.notify_all();
+    /// Takes the flight off the board: nobody joins from now on.
+    #[cold]
+    fn leave(&mut self) -> Option<Gone<K, V>> {
+        let mut gone = {
+            let mut board = self.flights.stripe(self.hash).lock();
+            match board.one.take_if(|record| record.ticket == self.ticket) {
+                Some(record) => Some(Gone::One(record)),
+                None => {
+                    let mine = |record: &Record<K, V>| record.ticket == self.ticket;
+                    board.others.remove(mine).map(Gone::Other)
+                }
+            }
+        };
+        self.gone = true;
+        self.waiting = gone.as_mut().and_then(Gone::take_flight);
+        gone
     }
 }
 
 impl<K, V> Drop for Lead<'_, K, V> {
+    #[inline]
     fn drop(&mut self) {
-        if !self.ended {
-            // The waiters are told before anything of the user's is dropped.
-            let record = self.flights.stripe(self.hash).lock().remove(self.is_mine());
-            self.end(Outcome::Failed);
-            drop(record);
+        // The waiters are told before anything of the user's is dropped.
+        let record = if self.gone { None } else { self.leave() };
+        if let Some(flight) = &self.waiting {
+            flight.end(Outcome::Failed);
         }
+        drop(record);
     }
 }

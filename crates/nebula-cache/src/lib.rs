@@ -3,9 +3,11 @@
 
 mod bag;
 mod builder;
+mod cause;
 mod compute;
 mod concurrent;
 mod config;
+mod engine;
 mod error;
 #[cfg(not(nebula_loom))]
 #[allow(unreachable_pub, reason = "public for its loom model alone")]
@@ -14,6 +16,12 @@ mod flight;
 #[doc(hidden)]
 pub mod flight;
 mod hasher;
+mod hooks;
+mod kit;
+mod local;
+mod methods;
+mod mode;
+mod options;
 mod place;
 mod policy;
 mod reclaim;
@@ -22,14 +30,27 @@ mod shard;
 mod slab;
 mod stats;
 mod store;
-mod weigher;
+mod sweep;
+mod table;
+mod tags;
+mod times;
+mod weight;
+
+pub use equivalent::Equivalent;
 
 pub use {
-    builder::CacheBuilder,
-    concurrent::ConcurrentComputeCache,
-    config::{CacheConfig, CacheConfigBuilder},
+    builder::{CacheBuilder, LocalBuilder, SharedBuilder},
+    cause::RemovalCause,
+    concurrent::{ConcurrentComputeCache, Iter},
+    config::{CacheConfig, CacheConfigBuilder, Capacity, PolicyKind},
     error::ComputeError,
     hasher::{DefaultHashBuilder, DefaultHasher},
+    kit::{Kit, With},
+    local::ComputeCache,
+    options::EntryOptions,
+    policy::{AnyPolicy, Arc, Fifo, Lfu, Lru, Policy, S3Fifo, Sieve, Steady, WTinyLfu},
     stats::CacheStats,
-    weigher::{SizeOf, Weigher},
+    tags::{Tagged, Tags, Untagged},
+    times::{Timed, TimedAndIdle, Times, Untimed},
+    weight::{Counted, Weighed, WeighedAndCharged, Weight},
 };

@@ -5,48 +5,77 @@
 //! other shards hold) is provided between steps. Everything taken on the way is given back on any
 //! way out.
 
-use std::{
-    hash::{BuildHasher, Hash},
-    sync::atomic::Ordering::Relaxed,
-};
+use std::sync::atomic::Ordering::Relaxed;
 
 use nebula_memory_core::{
     Account, Align, MemoryError, Refused, is_reclaiming, sync::thread::yield_now,
 };
 
 use crate::{
-    ConcurrentComputeCache, Weigher,
-    bag::{Bag, Credit},
-    concurrent::{KeptOf, ShardOf, low},
-    policy::S3Fifo,
+    EntryOptions, Kit, RemovalCause,
+    bag::Credit,
+    engine::{BagOf, Engine, high},
+    mode::Mode,
+    policy::{Newcomer, drive::Policy},
     room::Room,
-    shard::Held,
-    store::{Entry, Growth, Plan, inline_weight},
-    weigher::{Kept, sealed},
+    shard::{Held, Shard},
+    slab::NONE,
+    store::{Entry, Growth, Kept, Plan, Store, Unit},
+    tags::sealed::Tags,
+    times::{NEVER, nanos, sealed::Times},
+    weight::sealed::Weight,
 };
 
-type HeldOf<'s, K, V, W> = Held<'s, K, V, KeptOf<K, V, W>, S3Fifo>;
-type GrowthOf<K, V, W> = Growth<K, V, KeptOf<K, V, W>, S3Fifo>;
+/// How often an entry on its way asks for memory or room before that is an error: a handful of
+/// times, if there is room for both it and its slot.
+const STEPS: usize = 1000;
+
+/// How often room is looked for in all shards, without finding anything to evict, while entries are
+/// pinned, before that is an error. Who holds room without having placed an entry does so for a
+/// moment only.
+const PASSES: usize = 1000;
+
+/// The token of an entry and the value that it took the place of, or the entry handed back.
+pub(crate) type Placed<K, V> = Result<(u32, Option<V>), Refused<(K, V)>>;
 
 /// An entry on its way into a shard, with what has been taken for it.
-struct Job<'c, K, V, A: Account, W: Weigher<K, V>> {
+struct Job<'c, K, V, O: Kit, M: Mode> {
     hash: u64,
+    now: u64,
     /// `None` once placed.
-    pending: Option<(K, V)>,
+    pending: Option<(K, V, Kept<O>)>,
+    /// What the policy remembers of the key.
+    newcomer: Option<Newcomer>,
+    /// Where the entry is, once placed.
+    token: u32,
     /// The value that was cached under the key before.
     replaced: Option<V>,
-    kept: KeptOf<K, V, W>,
+    /// How much of the capacity it takes.
     weight: usize,
-    room: Room<'c>,
-    charge: Credit<'c, A>,
+    pinned: bool,
+    room: Room<'c, M>,
+    charge: Credit<'c, O::Account>,
     /// No memory is to be had for the store: it evicts for a slot instead of growing.
     recycle: bool,
 }
 
 /// Memory for a store, charged; credited for whatever is left in it when it is dropped.
-struct Charged<'c, K, V, A: Account, W: Weigher<K, V>> {
-    memory: GrowthOf<K, V, W>,
-    credit: Credit<'c, A>,
+struct Charged<'c, K, V, O: Kit, M: Mode> {
+    memory: Growth<K, V, O>,
+    credit: Credit<'c, O::Account>,
+    room: Room<'c, M>,
+}
+
+/// How an entry can be placed in one hold of the lock.
+enum Way {
+    /// Under a key that is not there, in a slot that is free, with room taken for it.
+    Insert(Newcomer),
+    /// In the place of an entry of another key, which the policy has let go of.
+    Supplant(u32, Newcomer),
+    /// In the place of a value of the same key.
+    Replace(u32),
+    /// In steps.
+    General,
 }
 
 /// How far a hold of the lock got.
@@ -60,162 +89,400 @@ enum Step {
     Again,
 }
 
-impl<K, V, A, W, S> ConcurrentComputeCache<K, V, A, W, S>
-where
-    K: Hash + Eq,
-    A: Account,
-    W: Weigher<K, V>,
-    S: BuildHasher,
-{
+impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     /// Places an entry whose key hashes to `hash`; returns the value that was there.
-    pub(crate) fn place(&self, hash: u64, key: K, value: V) -> Result<Option<V>, Refused<(K, V)>> {
-        let owned = sealed::Weigher::owned(&self.weigher, &key, &value);
-        let kept = KeptOf::<K, V, W>::keep(owned);
-        let weight = inline_weight::<K, V>().checked_add(kept.owned());
-        let Some(weight) = weight.filter(|&weight| weight <= self.capacity()) else {
-            let requested = weight.unwrap_or(usize::MAX);
-            return Err(self.reject((key, value), too_large(requested, self.capacity())));
+    #[inline]
+    pub(crate) fn place(
+        &self,
+        hash: u64,
+        key: K,
+        value: V,
+        options: Option<&EntryOptions>,
+    ) -> Result<Option<V>, Refused<(K, V)>>
+    where
+        K: Eq,
+    {
+        self.place_at(hash, key, value, options).map(|(_, replaced)| replaced)
+    }
+
+    /// As above; returns the token of the entry as well, which is of use to who is alone.
+    #[inline]
+    pub(crate) fn place_at(
+        &self,
+        hash: u64,
+        key: K,
+        value: V,
+        options: Option<&EntryOptions>,
+    ) -> Placed<K, V>
+    where
+        K: Eq,
+    {
+        self.serve_request();
+        let now = self.now();
+        let kept = match self.keep(&key, &value, options, now) {
+            Ok(kept) => kept,
+            Err(error) => return Err(self.reject((key, value), error)),
         };
-        let charge = match self.charge(kept.owned()) {
+        let mut weight = 1;
+        if self.unit == Unit::Bytes {
+            weight = kept.weight.weight();
+            let most = self.total.capacity().saturating_sub(self.fixed_room());
+            if weight > most {
+                return Err(self.reject((key, value), too_large(weight, most)));
+            }
+        }
+        let charge = match self.charge(kept.weight.charge()) {
             Ok(charge) => charge,
             Err(error) => return Err(self.reject((key, value), error)),
         };
-        let mut job = Job {
-            hash,
-            pending: Some((key, value)),
-            replaced: None,
-            kept,
-            weight,
-            room: Room::none(&self.total),
-            charge,
-            recycle: false,
-        };
-        match self.run(&mut job) {
-            Ok(()) => Ok(job.replaced.take()),
+        let shard = self.shard(hash);
+        let pinned = options.is_some_and(|options| options.pinned);
+        let mut newcomer = None;
+        if self.unit == Unit::Entries && !pinned {
+            let mut store = shard.write();
+            match self.choose_way(&mut store, hash, &key, &mut newcomer) {
+                Way::General => {}
+                Way::Insert(newcomer) => {
+                    let token = store.insert(Entry::new(key, value, kept, high(hash)), newcomer);
+                    store.count_insert();
+                    charge.hand_over();
+                    return Ok((token, None));
+                }
+                Way::Supplant(token, newcomer) => {
+                    let entry = Entry::new(key, value, kept, high(hash));
+                    // (Dropped last, by a panic as well.)
+                    let mut credit = Credit::of(&self.account, 0);
+                    let old = store.supplant(token, entry, newcomer);
+                    credit.bytes = old.charge();
+                    let cause = Self::cause_of(&old, now, RemovalCause::Capacity);
+                    store.count_removals(cause, 1);
+                    store.count_insert();
+                    store.let_go(O::Weight::KEPT);
+                    charge.hand_over();
+                    self.hooks.show(&old.key, &old.value, cause);
+                    drop(old);
+                    return Ok((token, None));
+                }
+                Way::Replace(token) => {
+                    let cause = Self::cause_of(store.entry(token), now, RemovalCause::Replaced);
+                    let mut credit = Credit::of(&self.account, 0);
+                    let (old, old_kept) = store.replace(token, value, kept);
+                    credit.bytes = old_kept.weight.charge();
+                    store.count_removals(cause, 1);
+                    if cause == RemovalCause::Expired {
+                        // A pin ends with its entry's time.
+                        store.pin(token, false);
+                    }
+                    store.count_insert();
+                    store.let_go(O::Weight::KEPT || cause == RemovalCause::Expired);
+                    charge.hand_over();
+                    self.hooks.show(&key, &old, cause);
+                    drop(key);
+                    return Ok((token, (cause != RemovalCause::Expired).then_some(old)));
+                }
+            }
+        }
+        let pending = Some((key, value, kept));
+        let room = Room::none(&self.total);
+        let (token, replaced, recycle) = (NONE, None, false);
+        self.place_in_steps(
+            shard,
+            Job {
+                hash,
+                now,
+                pending,
+                newcomer,
+                token,
+                replaced,
+                weight,
+                pinned,
+                room,
+                charge,
+                recycle,
+            },
+        )
+    }
+
+    /// How an entry can be placed at once, where entries are counted.
+    #[inline]
+    fn choose_way(
+        &self,
+        store: &mut Held<'_, K, V, O, M>,
+        hash: u64,
+        key: &K,
+        admitted: &mut Option<Newcomer>,
+    ) -> Way
+    where
+        K: Eq,
+    {
+        if let Some(token) = store.find(high(hash), |other| other == key) {
+            return Way::Replace(token);
+        }
+        let newcomer = store.admit(high(hash));
+        if self.total.is_full() {
+            if self.lends(store) {
+                *admitted = Some(newcomer);
+                return Way::General;
+            }
+            if let Some(victim) = store.choose(Some(&newcomer)) {
+                return Way::Supplant(victim, newcomer);
+            }
+        } else if !store.lacks() {
+            let mut room = Room::none(&self.total);
+            if room.cover(1) {
+                room.settle(1);
+                return Way::Insert(newcomer);
+            }
+        }
+        *admitted = Some(newcomer);
+        Way::General
+    }
+
+    /// Whether a shard has lent most of its share to others; it does not pay for them then.
+    #[inline]
+    fn lends(&self, store: &Held<'_, K, V, O, M>) -> bool {
+        self.shards.len() > 1 && store.held() < self.fair() / 2
+    }
+
+    /// Places an entry in as many holds of the lock as it takes.
+    #[inline(never)]
+    fn place_in_steps(
+        &self,
+        shard: &Shard<K, V, O, M>,
+        mut job: Job<'_, K, V, O, M>,
+    ) -> Placed<K, V>
+    where
+        K: Eq,
+    {
+        match self.run(shard, &mut job) {
+            Ok(()) => Ok((job.token, job.replaced.take())),
             Err(error) => match job.pending.take() {
-                Some(entry) => Err(self.reject(entry, error)),
+                Some((key, value, _)) => Err(self.reject((key, value), error)),
                 None => unreachable!("an entry that was placed is not refused"),
             },
         }
     }
 
+    /// What is kept with an entry.
+    #[inline]
+    fn keep(
+        &self,
+        key: &K,
+        value: &V,
+        options: Option<&EntryOptions>,
+        now: u64,
+    ) -> Result<Kept<O>, MemoryError> {
+        let weight = self.hooks.weigh(key, value);
+        let (mut live, mut idle) = (NEVER, NEVER);
+        if O::Times::KEPT {
+            live = self.hooks.ttl.map_or(NEVER, nanos);
+            idle = self.hooks.idle.map_or(NEVER, nanos);
+        }
+        let mut tags = O::Tags::default();
+        if let Some(options) = options {
+            options.check::<O>()?;
+            live = options.ttl.map_or(live, nanos);
+            idle = options.idle.map_or(idle, nanos);
+            tags = O::Tags::new(&options.tags)?;
+        }
+        Ok(Kept { weight, times: O::Times::new(now, live, idle), tags })
+    }
+
+    #[cold]
     fn reject(&self, entry: (K, V), error: MemoryError) -> Refused<(K, V)> {
         self.counters.rejected.fetch_add(1, Relaxed);
         Refused::new(entry, error)
     }
 
     /// Charges `bytes`, if need be after evicting as many.
-    fn charge(&self, bytes: usize) -> Result<Credit<'_, A>, MemoryError> {
+    #[inline]
+    fn charge(&self, bytes: usize) -> Result<Credit<'_, O::Account>, MemoryError> {
         if bytes != 0 && self.account.try_charge(bytes).is_err() {
-            self.give_back(bytes, true);
-            if let Err(error) = self.account.try_charge(bytes) {
-                return Err(self.account.explain(error));
-            }
+            self.charge_again(bytes)?;
         }
         Ok(Credit::of(&self.account, bytes))
     }
 
-    #[inline]
-    fn run(&self, job: &mut Job<'_, K, V, A, W>) -> Result<(), MemoryError> {
-        let shard = self.shard(job.hash);
-        match self.hold(shard, job, None) {
-            Step::Done => Ok(()),
-            step => self.run_on(shard, job, step),
-        }
+    #[cold]
+    fn charge_again(&self, bytes: usize) -> Result<(), MemoryError> {
+        self.give_back(bytes, true);
+        self.account.try_charge(bytes).map_err(|error| self.account.explain(error))
     }
 
-    /// Provides what `step` found missing, and goes on until the entry is placed.
-    #[cold]
-    fn run_on(
+    /// Provides what each step finds missing, and goes on until the entry is placed.
+    fn run(
         &self,
-        shard: &ShardOf<K, V, W>,
-        job: &mut Job<'_, K, V, A, W>,
-        mut step: Step,
-    ) -> Result<(), MemoryError> {
-        loop {
+        shard: &Shard<K, V, O, M>,
+        job: &mut Job<'_, K, V, O, M>,
+    ) -> Result<(), MemoryError>
+    where
+        K: Eq,
+    {
+        let mut step = self.hold(shard, job, None);
+        let mut asked = 0;
+        while asked < STEPS {
+            // (What is left in it is freed before anything else is asked for.)
             let mut growth = None;
             match step {
                 Step::Done => return Ok(()),
                 Step::Again => {}
-                Step::Room => self.make_room(job)?,
-                Step::Grow => growth = self.grow(shard, job)?,
+                Step::Room => {
+                    self.make_room(job.hash, &mut job.room, job.weight)?;
+                    asked += 1;
+                }
+                Step::Grow => {
+                    growth = self.grow(shard, job)?;
+                    asked += 1;
+                }
             }
             step = self.hold(shard, job, growth.as_mut());
         }
+        // There is room for the entry, and there is room for a slot, but not for both.
+        Err(too_large(job.weight, self.total.free()))
     }
 
-    /// Holds the lock for a step; what leaves the store on the way is dropped after it.
+    /// Holds the lock for a step; what leaves the store on the way is shown to the listener and
+    /// dropped after it.
     #[inline]
     fn hold(
         &self,
-        shard: &ShardOf<K, V, W>,
-        job: &mut Job<'_, K, V, A, W>,
-        growth: Option<&mut Charged<'_, K, V, A, W>>,
-    ) -> Step {
-        let mut bag = Bag::new(&self.account);
+        shard: &Shard<K, V, O, M>,
+        job: &mut Job<'_, K, V, O, M>,
+        growth: Option<&mut Charged<'_, K, V, O, M>>,
+    ) -> Step
+    where
+        K: Eq,
+    {
+        let mut bag = self.bag();
         let mut store = shard.write();
         if let Some(growth) = growth {
+            let before = store.held();
             store.adopt(&mut growth.memory);
             growth.credit.bytes = growth.memory.bytes();
+            // In entries, memory takes no room.
+            growth.room.settle(store.held() - before);
         }
         let step = self.step(&mut store, job, &mut bag);
         drop(store);
+        self.hooks.show_all(&bag);
+        if let Some((key, value, cause)) = bag.replaced.take() {
+            drop(key);
+            if cause != RemovalCause::Expired {
+                job.replaced = Some(value);
+            }
+        }
         drop(bag);
         step
     }
 
     /// One hold of the lock. The only user code in it is `Eq`, before anything is changed.
+    #[inline]
     fn step(
         &self,
-        store: &mut HeldOf<'_, K, V, W>,
-        job: &mut Job<'_, K, V, A, W>,
-        bag: &mut Bag<'_, K, V, A>,
-    ) -> Step {
-        let Some((key, _)) = &job.pending else { return Step::Done };
-        let mut present = store.find(low(job.hash), |other| other == key);
+        store: &mut Held<'_, K, V, O, M>,
+        job: &mut Job<'_, K, V, O, M>,
+        bag: &mut BagOf<'_, K, V, O, M>,
+    ) -> Step
+    where
+        K: Eq,
+    {
+        let Some((key, _, _)) = &job.pending else { return Step::Done };
+        let mut present = store.find(high(job.hash), |other| other == key);
+        if present.is_none() && job.newcomer.is_none() {
+            job.newcomer = Some(store.admit(high(job.hash)));
+        }
+        // An entry that the policy has let go of, whose slot the new one gets.
+        let mut victim = None;
         loop {
             // The room of an earlier value is the new one's.
-            let there = present.map_or(0, |token| store.entry(token).weight());
+            let there = present.map_or(0, |token| self.weight_of(store.entry(token)));
             let covered = job.room.cover(job.weight.saturating_sub(there));
-            if covered && (present.is_some() || !store.lacks()) {
+            if covered && (present.is_some() || victim.is_some() || !store.lacks()) {
                 break;
             }
-            if covered && !job.recycle {
+            if let Some(victim) = victim.take() {
+                // More has to go than one.
+                let entry = store.detach(victim);
+                let cause = Self::cause_of(&entry, job.now, RemovalCause::Capacity);
+                store.count_removals(cause, 1);
+                bag.put(entry, cause);
+                continue;
+            }
+            if covered && !job.recycle && self.may_grow(store) {
                 // Nobody should wait for this room while the account is asked.
                 job.room.give_up();
                 return Step::Grow;
             }
-            // A shard that has lent most of its share to others does not pay for them.
-            if !covered && self.shards.len() > 1 && store.weight() < self.fair / 2 {
-                return Step::Room;
+            if !covered {
+                if self.unit == Unit::Bytes && store.is_sparse() {
+                    let before = store.held();
+                    store.compact();
+                    bag.credit.bytes += before - store.held();
+                    job.room.take_over(before - store.held());
+                    // Entries have other tokens now.
+                    return Step::Again;
+                }
+                if self.lends(store) {
+                    return Step::Room;
+                }
             }
             if bag.is_full() {
                 return Step::Again;
             }
-            let Some((token, entry)) = store.evict() else {
+            let newcomer = job.newcomer.as_ref().filter(|_| present.is_none());
+            let Some(token) = store.choose(newcomer) else {
                 return if covered { Step::Grow } else { Step::Room };
             };
-            store.count_eviction();
-            job.room.take_over(entry.weight());
+            job.room.take_over(self.weight_of(store.entry(token)));
             if present == Some(token) {
                 present = None;
-                bag.credit.bytes += entry.owned();
-                bag.key = Some(entry.key);
-                job.replaced = Some(entry.value);
+                job.newcomer.get_or_insert_with(|| store.admit(high(job.hash)));
+                let entry = store.detach(token);
+                // Nothing has taken its place yet, and perhaps nothing will.
+                let cause = Self::cause_of(&entry, job.now, RemovalCause::Capacity);
+                store.count_removals(cause, 1);
+                bag.credit.bytes = bag.credit.bytes.wrapping_add(entry.charge());
+                bag.replaced = Some((entry.key, entry.value, cause));
             } else {
-                bag.put(entry);
+                victim = Some(token);
             }
         }
-        let Some((key, value)) = job.pending.take() else { return Step::Done };
-        if let Some(token) = present {
-            job.room.take_over(store.entry(token).weight());
-            let (old, owned) = store.replace(token, value, job.kept);
-            bag.credit.bytes += owned;
-            bag.key = Some(key);
-            job.replaced = Some(old);
+        let Some((key, value, kept)) = job.pending.take() else { return Step::Done };
+        let token = if let Some(token) = present {
+            if let Some(victim) = victim {
+                let entry = store.detach(victim);
+                let cause = Self::cause_of(&entry, job.now, RemovalCause::Capacity);
+                store.count_removals(cause, 1);
+                bag.put(entry, cause);
+            }
+            let cause = Self::cause_of(store.entry(token), job.now, RemovalCause::Replaced);
+            job.room.take_over(self.weight_of(store.entry(token)));
+            let (old, old_kept) = store.replace(token, value, kept);
+            store.count_removals(cause, 1);
+            bag.credit.bytes = bag.credit.bytes.wrapping_add(old_kept.weight.charge());
+            bag.replaced = Some((key, old, cause));
+            if cause == RemovalCause::Expired {
+                // A pin ends with its entry's time.
+                store.pin(token, false);
+            }
+            token
         } else {
-            store.insert(Entry::new(key, value, job.kept, low(job.hash)));
+            let newcomer = job.newcomer.unwrap_or_default();
+            let entry = Entry::new(key, value, kept, high(job.hash));
+            if let Some(victim) = victim {
+                let entry = store.supplant(victim, entry, newcomer);
+                let cause = Self::cause_of(&entry, job.now, RemovalCause::Capacity);
+                store.count_removals(cause, 1);
+                bag.put(entry, cause);
+                victim
+            } else {
+                store.insert(entry, newcomer)
+            }
+        };
+        if job.pinned {
+            store.pin(token, true);
         }
+        job.token = token;
         store.count_insert();
         // Both belong to the entry now.
         job.room.settle(job.weight);
@@ -223,13 +490,34 @@ where
         Step::Done
     }
 
+    /// What an entry takes of the capacity, beside its slot.
+    #[inline]
+    fn weight_of(&self, entry: &Entry<K, V, O>) -> usize {
+        match self.unit {
+            Unit::Entries => 1,
+            Unit::Bytes => entry.kept.weight.weight(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn cause_of(entry: &Entry<K, V, O>, now: u64, cause: RemovalCause) -> RemovalCause {
+        if entry.kept.times.is_expired(now) { RemovalCause::Expired } else { cause }
+    }
+
+    /// Whether the store should grow, rather than evict for a slot.
+    #[inline]
+    fn may_grow(&self, store: &mut Held<'_, K, V, O, M>) -> bool {
+        let has_room = self.unit == Unit::Entries || self.total.free() >= store.wants();
+        has_room && !store.restrains()
+    }
+
     /// Gets memory for the store, or has it do without.
     #[cold]
-    fn grow(
-        &self,
-        shard: &ShardOf<K, V, W>,
-        job: &mut Job<'_, K, V, A, W>,
-    ) -> Result<Option<Charged<'_, K, V, A, W>>, MemoryError> {
+    fn grow<'c>(
+        &'c self,
+        shard: &Shard<K, V, O, M>,
+        job: &mut Job<'_, K, V, O, M>,
+    ) -> Result<Option<Charged<'c, K, V, O, M>>, MemoryError> {
         let plan = {
             let store = shard.read();
             if !store.lacks() {
@@ -238,12 +526,14 @@ where
             }
             store.plan()
         };
-        let refused = match plan.and_then(|plan| self.allocate(&plan)) {
+        let refused = match plan.and_then(|plan| self.allocate(shard, &plan, false)) {
             Ok(growth) => return Ok(Some(growth)),
             Err(error) => error,
         };
-        if !job.recycle && shard.gauges().len() > 0 {
+        let gauges = shard.gauges();
+        if !job.recycle && gauges.len() > gauges.pinned() {
             job.recycle = true;
+            shard.write().restrain();
             return Ok(None);
         }
         // The shard has nothing to evict: its first memory has to come from the others.
@@ -251,70 +541,134 @@ where
         if plan.bytes == 0 {
             return Ok(None);
         }
-        if self.give_back(plan.bytes, true) == 0 {
+        if matches!(refused, MemoryError::CapacityExceeded { .. }) {
+            let mut room = Room::none(&self.total);
+            self.make_room(job.hash, &mut room, plan.bytes)?;
+        } else if self.give_back(plan.bytes, true) == 0 {
             return Err(self.account.explain(refused));
         }
-        match self.allocate(&plan) {
+        match self.allocate(shard, &plan, true) {
             Ok(growth) => Ok(Some(growth)),
             Err(error) => Err(self.account.explain(error)),
         }
     }
 
-    /// Charges and allocates what `plan` says.
-    fn allocate(&self, plan: &Plan) -> Result<Charged<'_, K, V, A, W>, MemoryError> {
+    /// Takes room for what `plan` says, charges and allocates it; `make` room by all means.
+    fn allocate<'c>(
+        &'c self,
+        shard: &Shard<K, V, O, M>,
+        plan: &Plan,
+        make: bool,
+    ) -> Result<Charged<'c, K, V, O, M>, MemoryError> {
+        let mut room = Room::none(&self.total);
+        if self.unit == Unit::Bytes && !room.cover(plan.bytes) {
+            if !make {
+                return Err(too_large(plan.bytes, self.total.free()));
+            }
+            self.make_room(0, &mut room, plan.bytes)?;
+        }
         self.account.try_charge(plan.bytes)?;
         let mut credit = Credit::of(&self.account, plan.bytes);
-        let memory = plan.allocate()?;
+        let memory =
+            Store::allocate(plan, |bytes| O::Policy::new(Self::kind(shard)).allocate(bytes))?;
         credit.bytes = memory.bytes();
-        Ok(Charged { memory, credit })
+        Ok(Charged { memory, credit, room })
     }
 
-    /// Takes room for the whole entry, from wherever it is to be had: first from shards that hold
-    /// more than their share.
+    fn kind(shard: &Shard<K, V, O, M>) -> crate::PolicyKind {
+        shard.read().policy().kind()
+    }
+
+    /// Has `room` hold `weight`, from wherever it is to be had: first from shards that hold more
+    /// than their share, and last from the one of `hash`.
     #[cold]
-    fn make_room(&self, job: &mut Job<'_, K, V, A, W>) -> Result<(), MemoryError> {
-        let (before, after) = self.shards.split_at(self.shard_index(job.hash) + 1);
-        loop {
+    fn make_room(
+        &self,
+        hash: u64,
+        room: &mut Room<'_, M>,
+        weight: usize,
+    ) -> Result<(), MemoryError> {
+        let now = self.now();
+        let (before, after) = self.shards.split_at(self.shard_index(hash) + 1);
+        let mut vain = 0;
+        while weight <= self.total.capacity().saturating_sub(self.fixed_room()) {
             let mut evicted = false;
-            for least in [self.fair.max(1), 1] {
+            for least in [self.fair().max(1), 1] {
                 for shard in after.iter().chain(before) {
-                    if job.room.cover(job.weight) {
-                        return Ok(());
-                    }
-                    if shard.gauges().weight() < least {
-                        continue;
-                    }
-                    let mut bag = Bag::new(&self.account);
-                    {
-                        let mut store = shard.write();
-                        while !bag.is_full() && !job.room.cover(job.weight) {
-                            let Some((_, entry)) = store.evict() else { break };
-                            store.count_eviction();
-                            job.room.take_over(entry.weight());
-                            bag.put(entry);
+                    loop {
+                        if room.cover(weight) {
+                            return Ok(());
+                        }
+                        if shard.gauges().held() < least {
+                            break;
+                        }
+                        let freed = self.make_room_in(shard, room, weight, now);
+                        evicted |= freed;
+                        if !freed {
+                            break;
                         }
                     }
-                    evicted |= !bag.is_empty();
                 }
             }
-            if job.room.cover(job.weight) {
+            if room.cover(weight) {
                 return Ok(());
             }
             if !evicted {
-                // All that is left belongs to entries that others are about to place. They may
-                // need what this one holds; then there will be something to evict.
-                job.room.give_up();
-                if is_reclaiming() {
-                    // What it would wait for may be waiting for this reclaim.
-                    return Err(too_large(job.weight, self.capacity() - self.weight()));
+                // All that is left belongs to entries that others are about to place (they may
+                // need what this one holds; then there will be something to evict), or is pinned.
+                room.give_up();
+                vain += 1;
+                if is_reclaiming() || (vain > PASSES && self.pinned() > 0) {
+                    // What it would wait for may be waiting for this reclaim, or never come.
+                    break;
                 }
                 yield_now();
             }
         }
+        Err(too_large(weight, self.total.free()))
+    }
+
+    /// Evicts a few entries of a shard for `room`; whether anything left.
+    fn make_room_in(
+        &self,
+        shard: &Shard<K, V, O, M>,
+        room: &mut Room<'_, M>,
+        weight: usize,
+        now: u64,
+    ) -> bool {
+        let mut bag = self.bag();
+        let mut emptied = None;
+        let freed = {
+            let mut store = shard.write();
+            let before = store.held();
+            while !bag.is_full() && !room.cover(weight) {
+                let held = store.held();
+                let Some(entry) = store.evict(None) else { break };
+                room.take_over(held - store.held());
+                let cause = Self::cause_of(&entry, now, RemovalCause::Capacity);
+                store.count_removals(cause, 1);
+                bag.put(entry, cause);
+            }
+            if self.unit == Unit::Bytes && !room.cover(weight) {
+                let held = store.held();
+                if store.len() == 0 && store.bytes() > 0 {
+                    let empty = Store::new(store.shape());
+                    emptied = Some(std::mem::replace(&mut *store, empty));
+                } else if store.is_sparse() {
+                    store.compact();
+                }
+                bag.credit.bytes += held - store.held();
+                room.take_over(held - store.held());
+            }
+            before > store.held()
+        };
+        drop(emptied);
+        self.let_go(bag);
+        freed
     }
 }
 
 #[cold]
-fn too_large(requested: usize, available: usize) -> MemoryError {
+pub(crate) fn too_large(requested: usize, available: usize) -> MemoryError {
     MemoryError::CapacityExceeded { requested, available, align: Align::ONE }
 }

@@ -1,27 +1,20 @@
-//! Giving memory back: by request, under pressure, and before an insertion is refused.
+//! Giving memory back: by request, under pressure, before an insertion is refused, and when the
+//! capacity is made smaller.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use nebula_memory_core::{Account, MemoryUsage, PressureLevel, Reclaim};
+use nebula_memory_core::{MemoryError, PressureLevel, Reclaim};
 
 use crate::{
-    ConcurrentComputeCache, Weigher,
-    bag::{Bag, Credit},
-    concurrent::ShardOf,
+    Capacity, Kit, RemovalCause,
+    bag::Credit,
+    engine::{Engine, expected, unit},
+    mode::Mode,
+    shard::Shard,
     store::Store,
 };
 
-impl<K, V, A: Account, W: Weigher<K, V>, S> ConcurrentComputeCache<K, V, A, W, S> {
-    /// Evicts entries, coldest first, until `bytes` bytes have been given back or nothing is left,
-    /// and returns how many it was.
-    ///
-    /// Counted is what is really given back: what the evicted entries owned (as far as the weigher
-    /// told), and the cache's own memory as far as it is freed, which happens in chunks of some
-    /// kilobytes. So the weight may fall by more or by less.
-    pub fn evict(&self, bytes: usize) -> usize {
-        self.give_back(bytes, true)
-    }
-
+impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     /// Each shard gives its part, in turns, beginning where the last call ended.
     pub(crate) fn give_back(&self, wanted: usize, wait: bool) -> usize {
         let shards = self.shards.len();
@@ -35,7 +28,8 @@ impl<K, V, A: Account, W: Weigher<K, V>, S> ConcurrentComputeCache<K, V, A, W, S
                 }
                 let turn = self.next.fetch_add(1, Relaxed) & (shards - 1);
                 let part = share.min(wanted - given);
-                given += self.give_back_from(&self.shards[turn], part, wait);
+                let more = self.give_back_from(&self.shards[turn], part, wait);
+                given = more.saturating_add(given);
             }
             if given == before {
                 return given;
@@ -43,84 +37,163 @@ impl<K, V, A: Account, W: Weigher<K, V>, S> ConcurrentComputeCache<K, V, A, W, S
         }
     }
 
-    fn give_back_from(&self, shard: &ShardOf<K, V, W>, wanted: usize, wait: bool) -> usize {
+    fn give_back_from(&self, shard: &Shard<K, V, O, M>, wanted: usize, wait: bool) -> usize {
+        let now = self.now();
         let mut given = 0;
         loop {
-            let mut bag = Bag::new(&self.account);
+            let mut bag = self.bag();
             let mut emptied = None;
-            let freed;
-            let enough = {
+            let (freed, enough);
+            {
                 let held = if wait { Some(shard.write()) } else { shard.try_write() };
                 let Some(mut store) = held else { return given };
-                let mut enough;
+                let (before, bytes) = (store.held(), store.bytes());
+                let mut done;
                 loop {
-                    enough = given + bag.credit.bytes + store.spare_bytes() >= wanted;
-                    if enough || bag.is_full() {
+                    let spare = store.spare_bytes();
+                    done = bag.credit.bytes.saturating_add(given).saturating_add(spare) >= wanted;
+                    if done || bag.is_full() {
                         break;
                     }
-                    let Some((_, entry)) = store.evict() else {
-                        enough = true;
+                    let Some(entry) = store.evict(None) else {
+                        done = true;
                         break;
                     };
-                    store.count_eviction();
-                    bag.put(entry);
+                    let cause = Self::cause_of(&entry, now, RemovalCause::Reclaimed);
+                    store.count_removals(cause, 1);
+                    bag.put(entry, cause);
                 }
-                let before = store.bytes();
-                if enough && store.len() == 0 {
-                    // With the last entry goes all the rest: the table, and the ghosts.
-                    let empty = Store::new(store.chunk_shift());
+                if done && store.len() == 0 {
+                    // With the last entry goes all the rest: the table, and the policy's memory.
+                    let empty = Store::new(store.shape());
                     emptied = Some(std::mem::replace(&mut *store, empty));
-                } else if enough {
+                } else if done {
                     store.compact();
                 }
-                freed = before - store.bytes();
-                enough
-            };
-            self.total.give_back(bag.weight);
-            given += bag.credit.bytes + freed;
-            let _credit = Credit::of(&self.account, freed);
+                freed = bytes - store.bytes();
+                bag.room.take_over(before - store.held());
+                enough = done;
+            }
+            given = bag.credit.bytes.saturating_add(given).saturating_add(freed);
+            let credit = Credit::of(&self.account, freed);
             drop(emptied);
-            drop(bag);
+            drop(credit);
+            self.let_go(bag);
             if enough {
                 return given;
             }
         }
     }
-}
 
-impl<K, V, A, W, S> Reclaim for ConcurrentComputeCache<K, V, A, W, S>
-where
-    K: Send + Sync,
-    V: Send + Sync,
-    A: Account + Send + Sync,
-    W: Weigher<K, V> + Send + Sync,
-    crate::concurrent::KeptOf<K, V, W>: Send + Sync,
-    S: Send + Sync,
-{
-    fn reclaimable(&self) -> usize {
-        self.shards.iter().map(|shard| shard.gauges().bytes()).sum()
+    /// Does what others have asked for, if anybody has and the cache can only do it here: on a
+    /// thread that uses it.
+    #[inline]
+    pub(crate) fn serve_request(&self) {
+        if self.request.is_waiting() {
+            self.serve();
+        }
     }
 
-    /// At `Normal` and `Elevated` it gives at most a quarter of what it holds, at `High` half, at
-    /// `Critical` everything. Shards that are in use are skipped.
-    fn reclaim(&self, wanted: usize, urgency: PressureLevel) -> usize {
+    #[cold]
+    fn serve(&self) {
+        if let Some(order) = self.request.take() {
+            self.give_back(self.portion(order.bytes, order.urgency), true);
+        }
+    }
+
+    /// How much of `wanted` is given at this level: at `Normal` and `Elevated` at most a quarter of
+    /// what the cache holds, at `High` half, at `Critical` everything.
+    fn portion(&self, wanted: usize, urgency: PressureLevel) -> usize {
         let held = self.reclaimable();
         let most = match urgency {
             PressureLevel::Normal | PressureLevel::Elevated => held / 4,
             PressureLevel::High => held / 2,
             PressureLevel::Critical => held,
         };
-        self.give_back(wanted.min(most), false)
-    }
-}
-
-/// In terms of weight: [`charged`](ConcurrentComputeCache::charged) tells the bytes behind it.
-impl<K, V, A: Account, W: Weigher<K, V>, S> MemoryUsage for ConcurrentComputeCache<K, V, A, W, S> {
-    fn used(&self) -> usize {
-        self.weight()
+        wanted.min(most)
     }
 
-    fn capacity(&self) -> Option<usize> {
-        Some(self.total.capacity())
+    /// Bytes that could be given back.
+    pub(crate) fn reclaimable(&self) -> usize {
+        let bytes = self.shards.iter().map(|shard| shard.gauges().bytes());
+        bytes.fold(0, usize::saturating_add)
+    }
+
+    /// Reclaims at once, or, if there is a listener to be told, asks for it to be done at the next
+    /// call.
+    pub(crate) fn reclaim(&self, wanted: usize, urgency: PressureLevel) -> usize {
+        if self.hooks.has_listener() {
+            return self.request.reclaim(wanted, urgency);
+        }
+        self.give_back(self.portion(wanted, urgency), false)
+    }
+
+    /// Changes how much the cache holds; evicts what is too much.
+    pub(crate) fn set_capacity(&self, capacity: Capacity) -> Result<(), MemoryError> {
+        if unit(capacity) != self.unit {
+            let rule = "a cache counts entries or bytes, as it was built to, for its life";
+            return Err(MemoryError::invalid_config("capacity", capacity, rule));
+        }
+        if capacity.get() <= self.fixed_room() {
+            let rule = "must be above zero, and more than the cache itself takes";
+            return Err(MemoryError::invalid_config("capacity", capacity, rule));
+        }
+        self.total.set_capacity(capacity.get());
+        let expected = expected(capacity, self.shards.len());
+        for shard in &self.shards {
+            shard.write().expect(expected);
+        }
+        while self.total.taken() > self.total.capacity() {
+            if !self.shrink_by_some() {
+                // What is left is pinned, or on its way in and will make room itself.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Evicts a few entries from every shard that holds more than its share, or else from any.
+    fn shrink_by_some(&self) -> bool {
+        let now = self.now();
+        let mut shrunk = false;
+        for least in [self.fair() + 1, 1] {
+            for shard in &self.shards {
+                let excess = self.total.taken().saturating_sub(self.total.capacity());
+                if excess == 0 {
+                    return true;
+                }
+                if shard.gauges().held() < least {
+                    continue;
+                }
+                let mut bag = self.bag();
+                let mut emptied = None;
+                {
+                    let mut store = shard.write();
+                    let before = store.held();
+                    while !bag.is_full() && before - store.held() < excess {
+                        let Some(entry) = store.evict(None) else { break };
+                        let cause = Self::cause_of(&entry, now, RemovalCause::Capacity);
+                        store.count_removals(cause, 1);
+                        bag.put(entry, cause);
+                    }
+                    let bytes = store.bytes();
+                    if store.len() == 0 && bytes > 0 {
+                        let empty = Store::new(store.shape());
+                        emptied = Some(std::mem::replace(&mut *store, empty));
+                    } else if store.is_sparse() {
+                        store.compact();
+                    }
+                    bag.credit.bytes += bytes - store.bytes();
+                    bag.room.take_over(before - store.held());
+                    shrunk |= before > store.held() || !bag.is_empty();
+                }
+                drop(emptied);
+                self.let_go(bag);
+            }
+            if shrunk {
+                return true;
+            }
+        }
+        shrunk
     }
 }

@@ -2,16 +2,25 @@
 
 use std::ops::{Deref, DerefMut};
 
-use nebula_memory_core::sync::{
-    RwLock, RwLockReadGuard, RwLockWriteGuard,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+use nebula_memory_core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use crate::{
+    Kit, RemovalCause,
+    mode::{Lock, Mode},
+    store::Store,
 };
 
-use crate::{policy::Policy, store::Store, weigher::Kept};
+/// The lock of a store.
+type LockOf<K, V, O, M> = <M as Mode>::Lock<Store<K, V, O>>;
 
-#[derive(Debug)]
-pub(crate) struct Shard<K, V, W: Kept, P: Policy> {
-    store: RwLock<Store<K, V, W, P>>,
+/// Exclusive access to a store.
+type WriteOf<'s, K, V, O, M> = <LockOf<K, V, O, M> as Lock<Store<K, V, O>>>::Write<'s>;
+
+/// Shared access to a store.
+pub(crate) type ReadOf<'s, K, V, O, M> = <LockOf<K, V, O, M> as Lock<Store<K, V, O>>>::Read<'s>;
+
+pub(crate) struct Shard<K, V, O: Kit, M: Mode> {
+    store: M::Lock<Store<K, V, O>>,
     gauges: Gauges,
 }
 
@@ -19,11 +28,12 @@ pub(crate) struct Shard<K, V, W: Kept, P: Policy> {
 #[derive(Debug, Default)]
 pub(crate) struct Gauges {
     len: AtomicUsize,
-    weight: AtomicUsize,
-    /// What the entries own and what the store has allocated.
+    pinned: AtomicUsize,
+    held: AtomicUsize,
+    /// What is charged for the entries and what the store has allocated.
     bytes: AtomicUsize,
     inserts: AtomicU64,
-    evictions: AtomicU64,
+    removals: [AtomicU64; RemovalCause::COUNT],
 }
 
 impl Gauges {
@@ -31,8 +41,12 @@ impl Gauges {
         self.len.load(Relaxed)
     }
 
-    pub(crate) fn weight(&self) -> usize {
-        self.weight.load(Relaxed)
+    pub(crate) fn pinned(&self) -> usize {
+        self.pinned.load(Relaxed)
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Relaxed)
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -43,18 +57,28 @@ impl Gauges {
         self.inserts.load(Relaxed)
     }
 
-    pub(crate) fn evictions(&self) -> u64 {
-        self.evictions.load(Relaxed)
+    pub(crate) fn removals(&self, cause: RemovalCause) -> u64 {
+        self.removals[cause as usize].load(Relaxed)
+    }
+
+    fn set<K, V, O: Kit>(&self, store: &Store<K, V, O>) {
+        self.len.store(store.len(), Relaxed);
+        self.pinned.store(store.pinned(), Relaxed);
+        self.held.store(store.held(), Relaxed);
+        self.bytes.store(store.charge().wrapping_add(store.bytes()), Relaxed);
     }
 }
 
-fn bump(counter: &AtomicU64) {
-    counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+#[inline]
+fn add(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
 }
 
-impl<K, V, W: Kept, P: Policy> Shard<K, V, W, P> {
-    pub(crate) fn new(store: Store<K, V, W, P>) -> Self {
-        Self { store: RwLock::new(store), gauges: Gauges::default() }
+impl<K, V, O: Kit, M: Mode> Shard<K, V, O, M> {
+    pub(crate) fn new(store: Store<K, V, O>) -> Self {
+        let gauges = Gauges::default();
+        gauges.set(&store);
+        Self { store: M::Lock::new(store), gauges }
     }
 
     pub(crate) const fn gauges(&self) -> &Gauges {
@@ -62,42 +86,64 @@ impl<K, V, W: Kept, P: Policy> Shard<K, V, W, P> {
     }
 
     #[inline]
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Store<K, V, W, P>> {
+    pub(crate) fn read(&self) -> ReadOf<'_, K, V, O, M> {
         self.store.read()
     }
 
     #[inline]
-    pub(crate) fn write(&self) -> Held<'_, K, V, W, P> {
-        Held { store: self.store.write(), gauges: &self.gauges }
+    pub(crate) fn write(&self) -> Held<'_, K, V, O, M> {
+        Held { store: self.store.write(), gauges: &self.gauges, changed: true }
     }
 
-    pub(crate) fn try_write(&self) -> Option<Held<'_, K, V, W, P>> {
-        Some(Held { store: self.store.try_write()?, gauges: &self.gauges })
+    pub(crate) fn try_write(&self) -> Option<Held<'_, K, V, O, M>> {
+        Some(Held { store: self.store.try_write()?, gauges: &self.gauges, changed: true })
     }
 
-    pub(crate) fn get_mut(&mut self) -> &mut Store<K, V, W, P> {
+    /// The store, for looking at it: changes that move the gauges are made through
+    /// [`write`](Self::write).
+    #[inline]
+    pub(crate) fn get_mut(&mut self) -> &mut Store<K, V, O> {
         self.store.get_mut()
     }
 }
 
 /// A store held exclusively; the gauges are set when it is let go of.
-pub(crate) struct Held<'s, K, V, W: Kept, P: Policy> {
-    store: RwLockWriteGuard<'s, Store<K, V, W, P>>,
+pub(crate) struct Held<'s, K, V, O: Kit, M: Mode>
+where
+    M::Lock<Store<K, V, O>>: 's,
+{
+    store: WriteOf<'s, K, V, O, M>,
     gauges: &'s Gauges,
+    /// Whether anything may have changed that the gauges show.
+    changed: bool,
 }
 
-impl<K, V, W: Kept, P: Policy> Held<'_, K, V, W, P> {
+impl<'s, K, V, O: Kit, M: Mode> Held<'s, K, V, O, M>
+where
+    M::Lock<Store<K, V, O>>: 's,
+{
+    /// Releases the lock; `changed` says whether anything has that the gauges show.
+    #[inline]
+    pub(crate) fn let_go(mut self, changed: bool) {
+        self.changed = changed;
+    }
+
+    #[inline]
     pub(crate) fn count_insert(&self) {
-        bump(&self.gauges.inserts);
+        add(&self.gauges.inserts, 1);
     }
 
-    pub(crate) fn count_eviction(&self) {
-        bump(&self.gauges.evictions);
+    #[inline]
+    pub(crate) fn count_removals(&self, cause: RemovalCause, by: usize) {
+        add(&self.gauges.removals[cause as usize], by as u64);
     }
 }
 
-impl<K, V, W: Kept, P: Policy> Deref for Held<'_, K, V, W, P> {
-    type Target = Store<K, V, W, P>;
+impl<'s, K, V, O: Kit, M: Mode> Deref for Held<'s, K, V, O, M>
+where
+    M::Lock<Store<K, V, O>>: 's,
+{
+    type Target = Store<K, V, O>;
 
     #[inline]
     fn deref(&self) -> &Self::Target {
@@ -105,18 +151,24 @@ impl<K, V, W: Kept, P: Policy> Deref for Held<'_, K, V, W, P> {
     }
 }
 
-impl<K, V, W: Kept, P: Policy> DerefMut for Held<'_, K, V, W, P> {
+impl<'s, K, V, O: Kit, M: Mode> DerefMut for Held<'s, K, V, O, M>
+where
+    M::Lock<Store<K, V, O>>: 's,
+{
     #[inline]
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.store
     }
 }
 
-impl<K, V, W: Kept, P: Policy> Drop for Held<'_, K, V, W, P> {
+impl<'s, K, V, O: Kit, M: Mode> Drop for Held<'s, K, V, O, M>
+where
+    M::Lock<Store<K, V, O>>: 's,
+{
     #[inline]
     fn drop(&mut self) {
-        self.gauges.len.store(self.store.len(), Relaxed);
-        self.gauges.weight.store(self.store.weight(), Relaxed);
-        self.gauges.bytes.store(self.store.owned() + self.store.bytes(), Relaxed);
+        if self.changed {
+            self.gauges.set(&self.store);
+        }
     }
 }

@@ -9,6 +9,9 @@ use std::collections::TryReserveError;
 /// The token of no slot.
 pub(crate) const NONE: u32 = u32::MAX;
 
+/// About how large a chunk is.
+const CHUNK_BYTES: usize = 4 << 10;
+
 /// A slot is as large as its entry where the entry has a niche (policies tag their queues with
 /// enums, which leaves one).
 #[derive(Debug)]
@@ -24,32 +27,52 @@ pub(crate) type Chunk<E> = Box<[Slot<E>]>;
 /// The list of chunks, itself an allocation.
 pub(crate) type Spine<E> = Vec<Chunk<E>>;
 
+/// How far a slab has got with shrinking.
+#[derive(Debug)]
+pub(crate) struct Shrinking {
+    /// Slots that stay.
+    keep: usize,
+    /// No slot before this one is free.
+    hole: u32,
+    /// Every slot that goes before this one has been moved.
+    from: u32,
+}
+
 #[derive(Debug)]
 pub(crate) struct Slab<E> {
     spine: Spine<E>,
-    /// A chunk has `1 << shift` slots.
-    shift: u32,
     /// Head of the list of free slots, or [`NONE`].
     free: u32,
     len: usize,
 }
 
 impl<E> Slab<E> {
-    /// An empty slab, nothing allocated, whose chunks will have `1 << shift` slots.
-    pub(crate) const fn new(shift: u32) -> Self {
-        Self { spine: Vec::new(), shift, free: NONE, len: 0 }
+    pub(crate) const SLOT_BYTES: usize = size_of::<Slot<E>>();
+
+    /// A chunk has `1 << SHIFT` slots: about four kilobytes of them, but not less than four and not
+    /// more than 256.
+    const SHIFT: u32 = {
+        let slots = CHUNK_BYTES / Self::SLOT_BYTES;
+        if slots < 4 {
+            2
+        } else if slots > 256 {
+            8
+        } else {
+            slots.ilog2()
+        }
+    };
+
+    /// An empty slab, nothing allocated.
+    pub(crate) const fn new() -> Self {
+        Self { spine: Vec::new(), free: NONE, len: 0 }
     }
 
-    pub(crate) const fn shift(&self) -> u32 {
-        self.shift
+    pub(crate) const fn chunk_slots() -> usize {
+        1 << Self::SHIFT
     }
 
-    pub(crate) const fn chunk_slots(&self) -> usize {
-        1 << self.shift
-    }
-
-    pub(crate) const fn chunk_bytes(&self) -> usize {
-        self.chunk_slots() * size_of::<Slot<E>>()
+    pub(crate) const fn chunk_bytes() -> usize {
+        Self::chunk_slots() * size_of::<Slot<E>>()
     }
 
     pub(crate) const fn spine_bytes(capacity: usize) -> usize {
@@ -62,7 +85,7 @@ impl<E> Slab<E> {
 
     /// Slots in all chunks.
     pub(crate) fn slots(&self) -> usize {
-        self.spine.len() << self.shift
+        self.spine.len() << Self::SHIFT
     }
 
     pub(crate) fn vacant(&self) -> usize {
@@ -75,7 +98,7 @@ impl<E> Slab<E> {
 
     /// Bytes allocated.
     pub(crate) fn bytes(&self) -> usize {
-        self.spine.len() * self.chunk_bytes() + Self::spine_bytes(self.spine.capacity())
+        self.spine.len() * Self::chunk_bytes() + Self::spine_bytes(self.spine.capacity())
     }
 
     /// The capacity that the spine needs before a chunk can be added, if it has no room.
@@ -86,33 +109,24 @@ impl<E> Slab<E> {
 
     /// Whether another chunk would have tokens.
     pub(crate) fn has_tokens(&self) -> bool {
-        self.slots() + self.chunk_slots() <= NONE as usize
+        self.slots() + Self::chunk_slots() < 1 << crate::table::MOST_BITS
     }
 
     #[inline]
-    const fn place(&self, token: u32) -> (usize, usize) {
-        ((token >> self.shift) as usize, (token & ((1 << self.shift) - 1)) as usize)
+    const fn place(token: u32) -> (usize, usize) {
+        ((token >> Self::SHIFT) as usize, (token & ((1 << Self::SHIFT) - 1)) as usize)
     }
 
     #[inline]
     fn slot(&self, token: u32) -> &Slot<E> {
-        let (chunk, index) = self.place(token);
+        let (chunk, index) = Self::place(token);
         &self.spine[chunk][index]
     }
 
     #[inline]
     fn slot_mut(&mut self, token: u32) -> &mut Slot<E> {
-        let (chunk, index) = self.place(token);
+        let (chunk, index) = Self::place(token);
         &mut self.spine[chunk][index]
-    }
-
-    /// The entry of `token`, if that slot exists and is taken.
-    pub(crate) fn try_get(&self, token: u32) -> Option<&E> {
-        let (chunk, index) = self.place(token);
-        match self.spine.get(chunk)?.get(index)? {
-            Slot::Occupied(entry) => Some(entry),
-            Slot::Vacant(_) => None,
-        }
     }
 
     /// The entry of `token`, which must be taken.
@@ -146,6 +160,12 @@ impl<E> Slab<E> {
         token
     }
 
+    /// Puts `entry` in the place of the one of `token`, which must be taken.
+    #[inline]
+    pub(crate) fn replace(&mut self, token: u32, entry: E) -> E {
+        std::mem::replace(self.get_mut(token), entry)
+    }
+
     /// Takes the entry of `token`, which must be taken, and frees its slot.
     #[inline]
     pub(crate) fn remove(&mut self, token: u32) -> E {
@@ -173,10 +193,10 @@ impl<E> Slab<E> {
     }
 
     /// Memory for one chunk.
-    pub(crate) fn allocate_chunk(shift: u32) -> Result<Chunk<E>, TryReserveError> {
+    pub(crate) fn allocate_chunk() -> Result<Chunk<E>, TryReserveError> {
         let mut slots = Vec::new();
-        slots.try_reserve_exact(1 << shift)?;
-        slots.extend((0..1 << shift).map(|_| Slot::Vacant(NONE)));
+        slots.try_reserve_exact(1 << Self::SHIFT)?;
+        slots.extend((0..1 << Self::SHIFT).map(|_| Slot::Vacant(NONE)));
         Ok(slots.into_boxed_slice())
     }
 
@@ -211,27 +231,41 @@ impl<E> Slab<E> {
         None
     }
 
-    /// How many chunks could be freed if entries moved together.
-    pub(crate) fn spare_chunks(&self) -> usize {
-        self.vacant() >> self.shift
+    /// How many chunks there are.
+    pub(crate) fn chunks(&self) -> usize {
+        self.spine.len()
     }
 
-    /// Frees the last `chunks` chunks, of which every entry has to be moved out first: calls
-    /// `moved(slab, from, to)` after each move. Takes O(slots).
-    pub(crate) fn shrink(&mut self, chunks: usize, mut moved: impl FnMut(&mut Self, u32, u32)) {
-        let keep = (self.spine.len() - chunks) << self.shift;
-        let mut hole = 0;
-        let mut from = token_of(keep);
-        while let Some(token) = self.next_occupied(from) {
-            while matches!(self.slot(hole), Slot::Occupied(_)) {
-                hole += 1;
-            }
-            let entry = std::mem::replace(self.slot_mut(token), Slot::Vacant(NONE));
-            *self.slot_mut(hole) = entry;
-            moved(self, token, hole);
-            from = token + 1;
+    /// How many chunks could be freed if entries moved together.
+    pub(crate) fn spare_chunks(&self) -> usize {
+        self.vacant() >> Self::SHIFT
+    }
+
+    /// Begins to free the last `chunks` chunks, of which every entry has to be moved out first:
+    /// [`shrink_step`](Self::shrink_step) until it says that it is done, then
+    /// [`end_shrink`](Self::end_shrink), with nothing else between. Takes O(slots).
+    pub(crate) fn begin_shrink(&self, chunks: usize) -> Shrinking {
+        let keep = (self.spine.len() - chunks) << Self::SHIFT;
+        Shrinking { keep, hole: 0, from: token_of(keep) }
+    }
+
+    /// Moves one entry, from the first token to the second.
+    pub(crate) fn shrink_step(&mut self, shrinking: &mut Shrinking) -> Option<(u32, u32)> {
+        let from = self.next_occupied(shrinking.from)?;
+        while matches!(self.slot(shrinking.hole), Slot::Occupied(_)) {
+            shrinking.hole += 1;
         }
-        self.spine.truncate(keep >> self.shift);
+        let to = shrinking.hole;
+        let entry = std::mem::replace(self.slot_mut(from), Slot::Vacant(NONE));
+        *self.slot_mut(to) = entry;
+        shrinking.from = from + 1;
+        Some((from, to))
+    }
+
+    /// Frees the chunks that are empty now.
+    pub(crate) fn end_shrink(&mut self, shrinking: &Shrinking) {
+        let keep = shrinking.keep;
+        self.spine.truncate(keep >> Self::SHIFT);
         self.free = NONE;
         for index in (0..keep).rev() {
             let token = token_of(index);
@@ -250,7 +284,7 @@ impl<E> Slab<E> {
         if occupied != self.len {
             return Err(format!("{occupied} slots are taken, but {} are counted", self.len));
         }
-        if self.spine.iter().any(|chunk| chunk.len() != self.chunk_slots()) {
+        if self.spine.iter().any(|chunk| chunk.len() != Self::chunk_slots()) {
             return Err("a chunk has another size".to_owned());
         }
         let (mut free, mut token) = (0, self.free);
@@ -289,16 +323,16 @@ fn vacant() -> ! {
 mod tests {
     use super::*;
 
-    fn grown(chunks: usize) -> Slab<u64> {
-        let mut slab = Slab::new(2);
+    fn grown(chunks: usize) -> Slab<[u64; 100]> {
+        let mut slab = Slab::new();
         for _ in 0..chunks {
             while !slab.is_full() {
-                slab.insert(0);
+                slab.insert([0; 100]);
             }
             if let Some(capacity) = slab.wanted_spine() {
-                slab.adopt_spine(&mut Slab::<u64>::allocate_spine(capacity).unwrap());
+                slab.adopt_spine(&mut Slab::<[u64; 100]>::allocate_spine(capacity).unwrap());
             }
-            assert!(slab.adopt_chunk(Slab::<u64>::allocate_chunk(2).unwrap()).is_none());
+            assert!(slab.adopt_chunk(Slab::<[u64; 100]>::allocate_chunk().unwrap()).is_none());
         }
         slab
     }
@@ -306,11 +340,11 @@ mod tests {
     #[test]
     fn slots_are_reused_and_chunks_added_only_when_full() {
         let mut slab = grown(1);
-        let tokens: Vec<u32> = (0..4).map(|i| slab.insert(i)).collect();
+        let tokens: Vec<u32> = (0..4).map(|i| slab.insert([i; 100])).collect();
         assert!(slab.is_full());
-        assert_eq!(slab.remove(tokens[2]), 2);
-        assert!(slab.adopt_chunk(Slab::<u64>::allocate_chunk(2).unwrap()).is_some());
-        assert_eq!(slab.insert(9), tokens[2]);
+        assert_eq!(slab.remove(tokens[2]), [2; 100]);
+        assert!(slab.adopt_chunk(Slab::<[u64; 100]>::allocate_chunk().unwrap()).is_some());
+        assert_eq!(slab.insert([9; 100]), tokens[2]);
         slab.validate().unwrap();
     }
 
@@ -318,10 +352,10 @@ mod tests {
     fn shrinking_moves_entries_out_of_the_last_chunks() {
         let mut slab = grown(5);
         while !slab.is_full() {
-            slab.insert(0);
+            slab.insert([0; 100]);
         }
         for token in 0..20_u32 {
-            *slab.get_mut(token) = u64::from(token);
+            *slab.get_mut(token) = [u64::from(token); 100];
         }
         let mut place: Vec<u32> = (0..20).collect();
         for token in (0..20).filter(|t| t % 3 != 0) {
@@ -329,11 +363,15 @@ mod tests {
         }
         assert_eq!(slab.spare_chunks(), 3);
         let before = slab.bytes();
-        slab.shrink(3, |_, from, to| place[from as usize] = to);
-        assert_eq!(slab.bytes(), before - 3 * slab.chunk_bytes());
+        let mut shrinking = slab.begin_shrink(3);
+        while let Some((from, to)) = slab.shrink_step(&mut shrinking) {
+            place[from as usize] = to;
+        }
+        slab.end_shrink(&shrinking);
+        assert_eq!(slab.bytes(), before - 3 * Slab::<[u64; 100]>::chunk_bytes());
         assert_eq!((slab.len(), slab.slots()), (7, 8));
         for key in (0..20_u32).filter(|t| t % 3 == 0) {
-            assert_eq!(*slab.get(place[key as usize]), u64::from(key));
+            assert_eq!(*slab.get(place[key as usize]), [u64::from(key); 100]);
         }
         slab.validate().unwrap();
     }

@@ -1,87 +1,147 @@
-//! One store: a hash table of 4-byte tokens, a slab of entries, and one policy that drives it.
+//! One store: a hash table of 4-byte words, a slab of entries, and one policy that drives it.
 //!
-//! Every cache is one or more of these with a face. A store knows nothing about locks, accounts or
-//! capacity. It never allocates: what it lacks before it can take another entry it says in a
-//! [`Plan`], and is handed as a [`Growth`], so that its face can charge and allocate where no lock
-//! is held. No user code runs in here but `Eq` of keys in [`Store::find`], at a time when nothing
-//! has been changed.
+//! Every cache is one or more of these with a face. A store knows nothing about locks, accounts,
+//! clocks or capacity. It never allocates: what it lacks before it can take another entry it says
+//! in a [`Plan`], and is handed as a [`Growth`], so that its face can charge and allocate where no
+//! lock is held. No user code runs in here but `Eq` of keys in [`Store::find`], at a time when
+//! nothing has been changed.
 
 use std::collections::TryReserveError;
 
-use hashbrown::HashTable;
 use nebula_memory_core::{Align, MemoryError};
 
 use crate::{
-    policy::{Nodes, Policy},
+    Kit, PolicyKind,
+    policy::{Newcomer, Node, Nodes, Place, drive::Policy},
     slab::{Chunk, Slab, Spine},
-    weigher::Kept,
+    table::{Buckets, Table},
+    weight::sealed::Weight,
 };
 
 /// A key, its value, and what the cache keeps with them.
 #[derive(Debug)]
-pub(crate) struct Entry<K, V, W, N> {
+pub(crate) struct Entry<K, V, O: Kit> {
     pub(crate) key: K,
     pub(crate) value: V,
-    kept: W,
-    /// The low half of the key's hash: what the table places it by.
+    pub(crate) kept: Kept<O>,
+    /// What the table places it by.
     hash: u32,
-    pub(crate) node: N,
+    pub(crate) node: Node,
 }
 
-impl<K, V, W: Kept, N: Default> Entry<K, V, W, N> {
-    pub(crate) fn new(key: K, value: V, owned: W, hash: u32) -> Self {
-        Self { key, value, kept: owned, hash, node: N::default() }
+/// What an entry keeps that came in with its value.
+#[derive(Debug)]
+pub(crate) struct Kept<O: Kit> {
+    pub(crate) weight: O::Weight,
+    pub(crate) times: O::Times,
+    pub(crate) tags: O::Tags,
+}
+
+impl<K, V, O: Kit> Entry<K, V, O> {
+    pub(crate) fn new(key: K, value: V, kept: Kept<O>, hash: u32) -> Self {
+        Self { key, value, kept, hash, node: Node::default() }
+    }
+
+    /// What is charged for it, its slot aside.
+    #[inline]
+    pub(crate) fn charge(&self) -> usize {
+        self.kept.weight.charge()
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.node.place == Place::Pinned
     }
 }
 
-impl<K, V, W: Kept, N> Entry<K, V, W, N> {
-    pub(crate) fn owned(&self) -> usize {
-        self.kept.owned()
+/// What limits a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// How many entries there are.
+    Entries,
+    /// What entries own, and all that the store has allocated.
+    Bytes,
+}
+
+/// The entries, as the policy sees them.
+#[derive(Debug)]
+struct Entries<K, V, O: Kit> {
+    slab: Slab<Entry<K, V, O>>,
+    unit: Unit,
+}
+
+impl<K, V, O: Kit> Nodes for Entries<K, V, O> {
+    #[inline]
+    fn node(&self, token: u32) -> &Node {
+        &self.slab.get(token).node
     }
 
     #[inline]
-    pub(crate) fn weight(&self) -> usize {
-        inline_weight::<K, V>() + self.kept.owned()
+    fn node_mut(&mut self, token: u32) -> &mut Node {
+        &mut self.slab.get_mut(token).node
+    }
+
+    #[inline]
+    fn node_and_hash(&mut self, token: u32) -> (&mut Node, u32) {
+        let entry = self.slab.get_mut(token);
+        (&mut entry.node, entry.hash)
+    }
+
+    #[inline]
+    fn weight(&self, token: u32) -> usize {
+        if !O::Weight::KEPT || self.unit == Unit::Entries {
+            return 1;
+        }
+        Slab::<Entry<K, V, O>>::SLOT_BYTES.saturating_add(self.slab.get(token).kept.weight.weight())
+    }
+
+    #[inline]
+    fn hash(&self, token: u32) -> u32 {
+        self.slab.get(token).hash
     }
 }
 
-/// What an entry weighs without what it owns. Not zero, or nothing would limit how many there are.
-#[inline]
-pub(crate) const fn inline_weight<K, V>() -> usize {
-    let bytes = size_of::<K>() + size_of::<V>();
-    if bytes == 0 { 1 } else { bytes }
-}
-
-/// An entry with what its policy keeps in it.
-pub(crate) type EntryOf<K, V, W, P> = Entry<K, V, W, <P as Policy>::Node>;
-type Entries<K, V, W, P> = Slab<EntryOf<K, V, W, P>>;
-type ChunkOf<K, V, W, P> = Chunk<EntryOf<K, V, W, P>>;
-
 #[derive(Debug)]
-pub(crate) struct Store<K, V, W, P: Policy> {
-    table: HashTable<u32>,
-    slab: Entries<K, V, W, P>,
-    policy: P,
-    /// The weight of all entries.
+pub(crate) struct Store<K, V, O: Kit> {
+    table: Table,
+    entries: Entries<K, V, O>,
+    policy: O::Policy,
+    /// How many entries there will probably be at most, which the table is made for.
+    expected: usize,
+    /// What all entries weigh beside their slots. (These sums wrap: a weigher may say anything, and
+    /// an account may refuse nothing.)
     weight: usize,
-    /// What all entries own outside.
-    owned: usize,
+    /// What is charged for all entries beside their slots.
+    charge: usize,
     /// Bytes that the store itself has allocated.
     allocated: usize,
+    /// Bytes of what it would allocate next.
+    wants: usize,
+    pinned: usize,
     /// Changes whenever entries change slots, so that a walk over slots can tell.
     moves: u32,
+    /// Insertions to come that do without growth, because the last attempt was refused.
+    restraint: u32,
+}
+
+/// What a store is made by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) unit: Unit,
+    pub(crate) policy: PolicyKind,
+    /// How many entries there will probably be at most.
+    pub(crate) expected: usize,
 }
 
 /// What a store lacks for another entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Chunks of `1 << shift` slots.
-    shift: u32,
     chunk: bool,
     /// Capacity of a larger spine, or zero.
     spine: usize,
     /// Buckets of a larger table, or zero.
     buckets: usize,
+    /// Bits of its tokens.
+    bits: u32,
     /// Bytes of more memory for the policy, or zero.
     policy: usize,
     /// Bytes of all of these.
@@ -89,134 +149,69 @@ pub(crate) struct Plan {
 }
 
 /// Memory for a store: allocated and not in use yet, or no longer in use.
-#[derive(Debug)]
-pub(crate) struct Growth<K, V, W, P: Policy> {
-    chunk: Option<ChunkOf<K, V, W, P>>,
-    spine: Spine<EntryOf<K, V, W, P>>,
-    table: HashTable<u32>,
-    policy: Option<P::Memory>,
+pub(crate) struct Growth<K, V, O: Kit> {
+    chunk: Option<Chunk<Entry<K, V, O>>>,
+    spine: Spine<Entry<K, V, O>>,
+    table: Buckets,
+    policy: Option<<O::Policy as Policy>::Memory>,
 }
 
-/// The hash by which the table places an entry. The table takes the place from the low bits and a
-/// tag from the highest ones.
-#[inline]
-const fn spread(hash: u32) -> u64 {
-    (hash as u64) << 32 | hash as u64
-}
-
-/// Buckets of a table; an empty one that never allocated has none.
-fn buckets(table: &HashTable<u32>) -> usize {
-    if table.allocation_size() == 0 { 0 } else { table.num_buckets() }
-}
-
-/// How many tokens fit into a table of so many buckets: seven eighths.
-const fn fitting(buckets: usize) -> usize {
-    buckets / 8 * 7
-}
-
-/// Bytes that a table of so many buckets will allocate: a token and a byte each, and one group of
-/// bytes more, whose width depends on the target and is read off a small table.
-fn table_bytes(buckets: usize) -> usize {
-    const EACH: usize = size_of::<u32>() + 1;
-    let small = HashTable::<u32>::with_capacity(fitting(8));
-    let group = small.allocation_size() - 8 * EACH;
-    buckets * EACH + group
-}
-
-fn out_of_memory(bytes: usize) -> impl FnOnce(TryReserveError) -> MemoryError {
-    move |_| MemoryError::OutOfMemory { requested: bytes, align: Align::ONE }
-}
-
-impl Plan {
-    /// Allocates it all.
-    pub(crate) fn allocate<K, V, W, P: Policy>(&self) -> Result<Growth<K, V, W, P>, MemoryError> {
-        let failed = || out_of_memory(self.bytes);
-        let mut growth = Growth::none();
-        if self.chunk {
-            growth.chunk = Some(Slab::allocate_chunk(self.shift).map_err(failed())?);
-        }
-        if self.spine > 0 {
-            growth.spine = Entries::<K, V, W, P>::allocate_spine(self.spine).map_err(failed())?;
-        }
-        if self.buckets > 0 {
-            let reserved = growth.table.try_reserve(fitting(self.buckets), |_| 0);
-            reserved.map_err(|_| MemoryError::OutOfMemory {
-                requested: self.bytes,
-                align: Align::ONE,
-            })?;
-        }
-        if self.policy > 0 {
-            growth.policy = Some(P::allocate(self.policy).map_err(failed())?);
-        }
-        debug_assert_eq!(growth.bytes(), self.bytes, "what was charged is what is allocated");
-        Ok(growth)
-    }
-}
-
-impl<K, V, W, P: Policy> Growth<K, V, W, P> {
-    pub(crate) fn none() -> Self {
-        Self { chunk: None, spine: Vec::new(), table: HashTable::new(), policy: None }
-    }
-
+impl<K, V, O: Kit> Growth<K, V, O> {
     pub(crate) fn bytes(&self) -> usize {
         let chunk = self.chunk.as_ref().map_or(0, |chunk| size_of_val(&**chunk));
-        let spine = Entries::<K, V, W, P>::spine_bytes(self.spine.capacity());
-        let policy = self.policy.as_ref().map_or(0, P::bytes_of);
-        chunk + spine + self.table.allocation_size() + policy
+        let spine = Slab::<Entry<K, V, O>>::spine_bytes(self.spine.capacity());
+        let policy = self.policy.as_ref().map_or(0, O::Policy::bytes_of);
+        chunk + spine + self.table.bytes() + policy
     }
 }
 
-impl<K, V, W: Kept, N> Nodes<N> for Slab<Entry<K, V, W, N>> {
-    #[inline]
-    fn node(&self, token: u32) -> &N {
-        &self.get(token).node
-    }
-
-    #[inline]
-    fn node_mut(&mut self, token: u32) -> &mut N {
-        &mut self.get_mut(token).node
-    }
-
-    #[inline]
-    fn weight(&self, token: u32) -> usize {
-        if W::NOTHING { inline_weight::<K, V>() } else { self.get(token).weight() }
-    }
-
-    #[inline]
-    fn hash(&self, token: u32) -> u32 {
-        self.get(token).hash
-    }
-}
-
-impl<K, V, W: Kept, P: Policy> Store<K, V, W, P> {
-    /// An empty store, nothing allocated, whose slab will grow by `1 << shift` slots at a time.
-    pub(crate) fn new(shift: u32) -> Self {
-        Self {
-            table: HashTable::new(),
-            slab: Slab::new(shift),
-            policy: P::default(),
+impl<K, V, O: Kit> Store<K, V, O> {
+    /// An empty store, nothing allocated.
+    pub(crate) fn new(shape: Shape) -> Self {
+        let Shape { unit, policy, expected } = shape;
+        let mut store = Self {
+            table: Table::new(),
+            entries: Entries { slab: Slab::new(), unit },
+            policy: O::Policy::new(policy),
+            expected,
             weight: 0,
-            owned: 0,
+            charge: 0,
             allocated: 0,
+            wants: 0,
+            pinned: 0,
             moves: 0,
-        }
-    }
-
-    pub(crate) const fn len(&self) -> usize {
-        self.slab.len()
+            restraint: 0,
+        };
+        store.recount();
+        store
     }
 
     /// What [`new`](Self::new) was told.
-    pub(crate) const fn chunk_shift(&self) -> u32 {
-        self.slab.shift()
+    pub(crate) fn shape(&self) -> Shape {
+        Shape { unit: self.entries.unit, policy: self.policy.kind(), expected: self.expected }
     }
 
-    pub(crate) const fn weight(&self) -> usize {
-        self.weight
+    /// Changes how many entries are expected.
+    pub(crate) const fn expect(&mut self, expected: usize) {
+        self.expected = expected;
     }
 
-    pub(crate) const fn owned(&self) -> usize {
-        self.owned
+    pub(crate) const fn len(&self) -> usize {
+        self.entries.slab.len()
+    }
+
+    /// How much of the capacity it takes up.
+    #[inline]
+    pub(crate) fn held(&self) -> usize {
+        match self.entries.unit {
+            Unit::Entries => self.len(),
+            Unit::Bytes => self.weight.wrapping_add(self.allocated),
+        }
+    }
+
+    /// What is charged for the entries, their slots aside.
+    pub(crate) const fn charge(&self) -> usize {
+        self.charge
     }
 
     /// Changes when entries change slots.
@@ -229,62 +224,86 @@ impl<K, V, W: Kept, P: Policy> Store<K, V, W, P> {
         self.allocated
     }
 
+    pub(crate) const fn pinned(&self) -> usize {
+        self.pinned
+    }
+
+    pub(crate) const fn policy(&self) -> &O::Policy {
+        &self.policy
+    }
+
     /// What has been allocated, asked of those who did.
     fn count_bytes(&self) -> usize {
-        self.table.allocation_size() + self.slab.bytes() + self.policy.bytes()
+        self.table.bytes() + self.entries.slab.bytes() + self.policy.bytes()
+    }
+
+    /// After memory came or went.
+    fn recount(&mut self) {
+        self.allocated = self.count_bytes();
+        self.wants = self.plan_for(true, false).map_or(0, |plan| plan.bytes);
     }
 
     /// The token of the entry with this hash for whose key `eq` holds.
-    #[inline]
-    pub(crate) fn find(&self, hash: u32, mut eq: impl FnMut(&K) -> bool) -> Option<u32> {
-        let slab = &self.slab;
-        self.table
-            .find(spread(hash), |&token| {
-                let entry = slab.get(token);
-                entry.hash == hash && eq(&entry.key)
-            })
-            .copied()
+    #[inline(always)]
+    pub(crate) fn find(&self, hash: u32, eq: impl FnMut(&K) -> bool) -> Option<u32> {
+        self.get(hash, eq).map(|(token, _)| token)
     }
 
-    /// The entry with this hash for whose key `eq` holds.
-    #[inline]
+    /// The entry with this hash for whose key `eq` holds, and its token.
+    #[inline(always)]
     pub(crate) fn get(
         &self,
         hash: u32,
         mut eq: impl FnMut(&K) -> bool,
-    ) -> Option<&EntryOf<K, V, W, P>> {
-        let mut found = None;
-        let slab = &self.slab;
-        self.table.find(spread(hash), |&token| {
+    ) -> Option<(u32, &Entry<K, V, O>)> {
+        let slab = &self.entries.slab;
+        self.table.find(hash, |token| {
             let entry = slab.get(token);
-            let equal = entry.hash == hash && eq(&entry.key);
-            if equal {
-                found = Some(entry);
-            }
-            equal
-        });
-        found
+            eq(&entry.key).then_some((token, entry))
+        })
     }
 
     /// The entry of `token`, which is of this store.
     #[inline]
-    pub(crate) fn entry(&self, token: u32) -> &EntryOf<K, V, W, P> {
-        self.slab.get(token)
+    pub(crate) fn entry(&self, token: u32) -> &Entry<K, V, O> {
+        self.entries.slab.get(token)
     }
 
-    /// Whether the table would have to be larger to take another token.
-    ///
-    /// Removals leave marks in a table that use its room up, so that one that is full of marks
-    /// rather than tokens is swept, which allocates nothing.
-    fn table_is_full(&self) -> bool {
-        let len = self.table.len();
-        len == self.table.capacity() && len >= fitting(buckets(&self.table)) / 4 * 3
+    /// Tells the policy that the entry was read, under the exclusive lock.
+    #[inline]
+    pub(crate) fn touch(&mut self, token: u32) {
+        if self.entry(token).node.place != Place::Pinned {
+            self.policy.touch(&mut self.entries, token);
+        }
     }
 
     /// What has to be allocated before another entry fits.
     #[inline]
-    pub(crate) fn lacks(&self) -> bool {
-        self.slab.is_full() || self.table_is_full()
+    pub(crate) const fn lacks(&self) -> bool {
+        self.entries.slab.is_full() || self.table.is_full()
+    }
+
+    /// Bytes of what would be allocated next: of at least what [`plan`](Self::plan) will say, if
+    /// the store lacks anything.
+    #[inline]
+    pub(crate) const fn wants(&self) -> usize {
+        self.wants
+    }
+
+    /// Whether it should rather do without growth for now.
+    #[inline]
+    pub(crate) const fn restrains(&mut self) -> bool {
+        if self.restraint == 0 {
+            return false;
+        }
+        self.restraint -= 1;
+        true
+    }
+
+    /// Growth was refused: the next insertions do without, so that not each one asks.
+    pub(crate) fn restrain(&mut self) {
+        self.restraint =
+            u32::try_from(Slab::<Entry<K, V, O>>::chunk_slots()).unwrap_or(u32::MAX).min(256);
     }
 
     /// What to allocate if the store [lacks](Self::lacks) room.
@@ -293,226 +312,329 @@ impl<K, V, W: Kept, P: Policy> Store<K, V, W, P> {
     /// If there are no tokens for more entries.
     #[cold]
     pub(crate) fn plan(&self) -> Result<Plan, MemoryError> {
-        let mut plan = Plan { shift: self.slab.shift(), ..Plan::default() };
-        let mut slots = self.slab.slots();
-        if self.slab.is_full() {
-            if !self.slab.has_tokens() {
+        self.plan_for(self.entries.slab.is_full(), self.table.is_full())
+    }
+
+    fn plan_for(&self, chunk: bool, table: bool) -> Result<Plan, MemoryError> {
+        let slab = &self.entries.slab;
+        let mut plan = Plan::default();
+        let mut slots = slab.slots();
+        if chunk {
+            if !slab.has_tokens() {
                 return Err(MemoryError::CapacityExceeded {
-                    requested: inline_weight::<K, V>(),
+                    requested: 1,
                     available: 0,
                     align: Align::ONE,
                 });
             }
             plan.chunk = true;
-            slots += self.slab.chunk_slots();
-            plan.spine = self.slab.wanted_spine().unwrap_or(0);
+            slots += Slab::<Entry<K, V, O>>::chunk_slots();
+            plan.spine = slab.wanted_spine().unwrap_or(0);
             plan.policy = self.policy.wanted(slots);
-            plan.bytes = self.slab.chunk_bytes()
-                + Entries::<K, V, W, P>::spine_bytes(plan.spine)
+            plan.bytes = Slab::<Entry<K, V, O>>::chunk_bytes()
+                + Slab::<Entry<K, V, O>>::spine_bytes(plan.spine)
                 + plan.policy;
         }
-        if self.table_is_full() {
-            // At first as large as the first chunk needs it; afterwards twice as large.
-            let least = (self.slab.chunk_slots() * 8).div_ceil(7).next_power_of_two();
-            plan.buckets = (buckets(&self.table) * 2).max(least).max(8);
-            plan.bytes += table_bytes(plan.buckets);
+        if table
+            || Buckets::wanted(self.len() + 1) > self.table.buckets()
+            || !self.table.has_bits_for(slots)
+        {
+            // Twice as large, but not larger than is expected to be of use.
+            let len = self.len() + 1;
+            let tokens = (len * 2)
+                .min(self.expected.max(len + len / 8))
+                .max(Slab::<Entry<K, V, O>>::chunk_slots());
+            plan.buckets = Buckets::wanted(tokens).max(self.table.buckets());
+            plan.bits = Table::bits_for(slots);
+            plan.bytes += Buckets::bytes_of(plan.buckets);
         }
         Ok(plan)
     }
 
+    /// Allocates what `plan` says, `plan.bytes` bytes.
+    pub(crate) fn allocate(
+        plan: &Plan,
+        policy: impl FnOnce(usize) -> Result<<O::Policy as Policy>::Memory, TryReserveError>,
+    ) -> Result<Growth<K, V, O>, MemoryError> {
+        let bytes = plan.bytes;
+        let failed = |_| MemoryError::OutOfMemory { requested: bytes, align: Align::ONE };
+        let mut growth =
+            Growth { chunk: None, spine: Vec::new(), table: Buckets::none(), policy: None };
+        if plan.chunk {
+            growth.chunk = Some(Slab::allocate_chunk().map_err(failed)?);
+        }
+        if plan.spine > 0 {
+            growth.spine = Slab::<Entry<K, V, O>>::allocate_spine(plan.spine).map_err(failed)?;
+        }
+        if plan.buckets > 0 {
+            growth.table = Buckets::allocate(plan.buckets, plan.bits).map_err(failed)?;
+        }
+        if plan.policy > 0 {
+            growth.policy = Some(policy(plan.policy).map_err(failed)?);
+        }
+        debug_assert_eq!(growth.bytes(), bytes, "what was charged is what is allocated");
+        Ok(growth)
+    }
+
     /// Takes over what it has a use for; what is in `growth` afterwards is to be freed.
-    pub(crate) fn adopt(&mut self, growth: &mut Growth<K, V, W, P>) {
+    pub(crate) fn adopt(&mut self, growth: &mut Growth<K, V, O>) {
+        let slab = &mut self.entries.slab;
         if let Some(chunk) = growth.chunk.take() {
-            self.slab.adopt_spine(&mut growth.spine);
-            growth.chunk = self.slab.adopt_chunk(chunk);
+            // A chunk whose tokens the table can't tell apart would be of no use.
+            let slots = slab.slots() + Slab::<Entry<K, V, O>>::chunk_slots();
+            let fits = self.table.has_bits_for(slots) || growth.table.has_bits_for(slots);
+            slab.adopt_spine(&mut growth.spine);
+            growth.chunk = if fits { slab.adopt_chunk(chunk) } else { Some(chunk) };
         }
         if let Some(memory) = growth.policy.take() {
             growth.policy = Some(self.policy.adopt(memory));
         }
-        if buckets(&growth.table) > buckets(&self.table) {
-            std::mem::swap(&mut self.table, &mut growth.table);
-            self.fill_table();
+        let slots = self.entries.slab.slots();
+        let better = growth.table.len() > self.table.buckets()
+            || (growth.table.len() == self.table.buckets() && !self.table.has_bits_for(slots));
+        if better && growth.table.has_bits_for(slots) {
+            let memory = std::mem::replace(&mut growth.table, Buckets::none());
+            growth.table = self.table.replace(memory);
+            let mut from = 0;
+            while let Some(token) = self.entries.slab.next_occupied(from) {
+                self.table.insert(self.entries.slab.get(token).hash, token);
+                from = token + 1;
+            }
         }
-        self.allocated = self.count_bytes();
+        self.recount();
     }
 
-    /// Enters every token into the empty table, which has room for them.
-    fn fill_table(&mut self) {
-        let slab = &self.slab;
-        let mut from = 0;
-        while let Some(token) = slab.next_occupied(from) {
-            let hasher = |&token: &u32| spread(slab.get(token).hash);
-            self.table.insert_unique(hasher(&token), token, hasher);
-            from = token + 1;
-        }
-    }
-
-    /// Frees the table of the marks of removed tokens, in place.
-    #[cold]
-    fn sweep_table(&mut self) {
-        self.table.clear();
-        self.fill_table();
+    /// Asks the policy what it remembers of a key that is about to come in.
+    #[inline]
+    pub(crate) fn admit(&mut self, hash: u32) -> Newcomer {
+        self.policy.admit(hash)
     }
 
     /// Adds an entry whose key is not in the store, which must not [lack](Self::lacks) room.
-    pub(crate) fn insert(&mut self, entry: EntryOf<K, V, W, P>) {
-        // With few tokens, the table sweeps itself in place.
-        if self.table.len() == self.table.capacity()
-            && self.table.len() >= fitting(buckets(&self.table)) / 2
-        {
-            self.sweep_table();
-        }
-        self.weight += entry.weight();
-        self.owned += entry.owned();
+    #[inline]
+    pub(crate) fn insert(&mut self, entry: Entry<K, V, O>, newcomer: Newcomer) -> u32 {
+        self.weight = self.weight.wrapping_add(entry.kept.weight.weight());
+        self.charge = self.charge.wrapping_add(entry.charge());
         let hash = entry.hash;
-        let token = self.slab.insert(entry);
-        let slab = &self.slab;
-        self.table.insert_unique(spread(hash), token, |&token| spread(slab.get(token).hash));
-        self.policy.insert(&mut self.slab, token);
+        let token = self.entries.slab.insert(entry);
+        self.table.insert(hash, token);
+        self.policy.insert(&mut self.entries, token, newcomer);
+        token
     }
 
     /// Puts a value in the place of another; a replacement counts as a hit. Returns the old value,
-    /// and what it owned.
-    pub(crate) fn replace(&mut self, token: u32, value: V, kept: W) -> (V, usize) {
-        let entry = self.slab.get_mut(token);
-        let (old_weight, old_owned) = (entry.weight(), entry.owned());
+    /// and what was kept with it.
+    pub(crate) fn replace(&mut self, token: u32, value: V, kept: Kept<O>) -> (V, Kept<O>) {
+        let old_weight = self.entries.weight(token);
+        self.weight = self.weight.wrapping_add(kept.weight.weight());
+        self.charge = self.charge.wrapping_add(kept.weight.charge());
+        let entry = self.entries.slab.get_mut(token);
         let old = std::mem::replace(&mut entry.value, value);
-        entry.kept = kept;
-        let (weight, owned) = (entry.weight(), entry.owned());
-        P::hit(&entry.node);
-        self.weight = self.weight - old_weight + weight;
-        self.owned = self.owned - old_owned + owned;
-        self.policy.reweigh(&self.slab, token, old_weight);
-        (old, old_owned)
+        let old_kept = std::mem::replace(&mut entry.kept, kept);
+        self.weight = self.weight.wrapping_sub(old_kept.weight.weight());
+        self.charge = self.charge.wrapping_sub(old_kept.weight.charge());
+        if self.entry(token).node.place != Place::Pinned {
+            self.policy.reweigh(&self.entries, token, old_weight);
+            self.policy.touch(&mut self.entries, token);
+        }
+        (old, old_kept)
     }
 
     /// Takes the entry of `token` out.
-    pub(crate) fn remove(&mut self, token: u32) -> EntryOf<K, V, W, P> {
-        self.policy.remove(&mut self.slab, token);
+    pub(crate) fn remove(&mut self, token: u32) -> Entry<K, V, O> {
+        if self.entry(token).node.place == Place::Pinned {
+            self.pinned -= 1;
+        } else {
+            self.policy.remove(&mut self.entries, token);
+        }
         self.detach(token)
     }
 
-    /// Takes out the entry that the policy chooses, with the token it had.
-    #[inline]
-    pub(crate) fn evict(&mut self) -> Option<(u32, EntryOf<K, V, W, P>)> {
-        let token = self.policy.evict(&mut self.slab)?;
-        Some((token, self.detach(token)))
+    /// Takes out the entry that the policy chooses.
+    pub(crate) fn evict(&mut self, newcomer: Option<&Newcomer>) -> Option<Entry<K, V, O>> {
+        let victim = self.choose(newcomer)?;
+        Some(self.detach(victim))
+    }
+
+    /// Has the policy choose an entry to evict and let go of it: it has to be
+    /// [detached](Self::detach) or [supplanted](Self::supplant) next.
+    #[inline(always)]
+    pub(crate) fn choose(&mut self, newcomer: Option<&Newcomer>) -> Option<u32> {
+        self.policy.evict(&mut self.entries, newcomer)
+    }
+
+    /// Puts a new entry, whose key is not in the store, in the slot of one that the policy has let
+    /// go of.
+    #[inline(always)]
+    pub(crate) fn supplant(
+        &mut self,
+        victim: u32,
+        entry: Entry<K, V, O>,
+        newcomer: Newcomer,
+    ) -> Entry<K, V, O> {
+        self.weight = self.weight.wrapping_add(entry.kept.weight.weight());
+        self.charge = self.charge.wrapping_add(entry.charge());
+        let hash = entry.hash;
+        let old = self.entries.slab.replace(victim, entry);
+        self.table.remove(old.hash, victim);
+        self.table.insert(hash, victim);
+        self.weight = self.weight.wrapping_sub(old.kept.weight.weight());
+        self.charge = self.charge.wrapping_sub(old.charge());
+        self.policy.insert(&mut self.entries, victim, newcomer);
+        old
     }
 
     /// Takes out an entry that the policy has let go of.
-    fn detach(&mut self, token: u32) -> EntryOf<K, V, W, P> {
-        let entry = self.slab.remove(token);
-        match self.table.find_entry(spread(entry.hash), |&other| other == token) {
-            Ok(found) => drop(found.remove()),
-            Err(_) => unreachable!("an entry in the slab has its token in the table"),
-        }
-        self.weight -= entry.weight();
-        self.owned -= entry.owned();
+    #[inline]
+    pub(crate) fn detach(&mut self, token: u32) -> Entry<K, V, O> {
+        let entry = self.entries.slab.remove(token);
+        self.table.remove(entry.hash, token);
+        self.weight = self.weight.wrapping_sub(entry.kept.weight.weight());
+        self.charge = self.charge.wrapping_sub(entry.charge());
         entry
+    }
+
+    /// Keeps the policy from evicting an entry, or lets it again. Whether that changed anything.
+    pub(crate) fn pin(&mut self, token: u32, pinned: bool) -> bool {
+        if self.entry(token).is_pinned() == pinned {
+            return false;
+        }
+        if pinned {
+            self.policy.remove(&mut self.entries, token);
+            self.entries.node_mut(token).place = Place::Pinned;
+            self.pinned += 1;
+        } else {
+            self.pinned -= 1;
+            self.entries.node_mut(token).place = Place::First;
+            self.policy.restore(&mut self.entries, token);
+        }
+        true
     }
 
     /// Bytes that [`compact`](Self::compact) would free. O(1).
     pub(crate) fn spare_bytes(&self) -> usize {
-        self.slab.spare_chunks() * self.slab.chunk_bytes()
+        self.entries.slab.spare_chunks() * Slab::<Entry<K, V, O>>::chunk_bytes()
+    }
+
+    /// Whether so much could be freed by [`compact`](Self::compact) that it is worth the while: an
+    /// eighth of the chunks.
+    #[inline]
+    pub(crate) fn is_sparse(&self) -> bool {
+        let spare = self.entries.slab.spare_chunks();
+        spare > 0 && spare * 8 >= self.entries.slab.chunks()
     }
 
     /// Moves entries together and frees the chunks left over. O(slots) if there are any.
     pub(crate) fn compact(&mut self) {
-        let chunks = self.slab.spare_chunks();
+        let chunks = self.entries.slab.spare_chunks();
         if chunks == 0 {
             return;
         }
         self.moves = self.moves.wrapping_add(1);
-        let (table, policy) = (&mut self.table, &mut self.policy);
-        self.slab.shrink(chunks, |slab, from, to| {
-            let hash = slab.get(to).hash;
-            match table.find_mut(spread(hash), |&token| token == from) {
-                Some(token) => *token = to,
-                None => unreachable!("an entry in the slab has its token in the table"),
+        let (entries, table, policy) = (&mut self.entries, &mut self.table, &mut self.policy);
+        let mut cursor = entries.slab.begin_shrink(chunks);
+        while let Some((from, to)) = entries.slab.shrink_step(&mut cursor) {
+            table.rename(entries.hash(to), from, to);
+            if entries.node(to).place != Place::Pinned {
+                policy.relocate(entries, from, to);
             }
-            policy.relocate(slab, from, to);
-        });
-        self.allocated = self.count_bytes();
+        }
+        entries.slab.end_shrink(&cursor);
+        self.recount();
     }
 
     /// The first slot from `from` on that holds an entry.
     pub(crate) fn next_from(&self, from: u32) -> Option<u32> {
-        self.slab.next_occupied(from)
+        self.entries.slab.next_occupied(from)
     }
 
     /// Checks table, slab, policy and sums against each other.
     pub(crate) fn validate(&self) -> Result<(), String> {
-        self.slab.validate()?;
-        if self.table.len() != self.slab.len() {
-            let (tokens, entries) = (self.table.len(), self.slab.len());
-            return Err(format!("{tokens} tokens for {entries} entries"));
-        }
-        let (mut weight, mut owned, mut from) = (0, 0, 0);
+        self.entries.slab.validate()?;
+        let (mut weight, mut charge, mut from) = (0_usize, 0_usize, 0);
+        let (mut pinned, mut known) = (0, 0);
+        let mut tokens = Vec::new();
         while let Some(token) = self.next_from(from) {
             let entry = self.entry(token);
-            // As many tokens as entries, and one found for each: so there are no others.
-            if self.table.find(spread(entry.hash), |&other| other == token).is_none() {
-                return Err(format!("entry {token} is not in the table"));
+            tokens.push((entry.hash, token));
+            weight = entry.kept.weight.weight().wrapping_add(weight);
+            charge = entry.charge().wrapping_add(charge);
+            if entry.is_pinned() {
+                pinned += 1;
+            } else {
+                known += self.entries.weight(token);
             }
-            weight += entry.weight();
-            owned += entry.owned();
             from = token + 1;
         }
-        if self.table.iter().any(|&token| self.slab.try_get(token).is_none()) {
-            return Err("a token of the table names a free slot".to_owned());
-        }
+        self.table.validate(tokens.into_iter())?;
         if self.count_bytes() != self.allocated {
             let (real, counted) = (self.count_bytes(), self.allocated);
             return Err(format!("{real} bytes are allocated, {counted} counted"));
         }
-        if (weight, owned) != (self.weight, self.owned) {
+        if (weight, charge, pinned) != (self.weight, self.charge, self.pinned) {
             return Err(format!(
-                "entries weigh {weight} and own {owned}, not {} and {}",
-                self.weight, self.owned
+                "entries weigh {weight} and are charged {charge}, {pinned} are pinned; not {}, {} \
+                 and {}",
+                self.weight, self.charge, self.pinned
             ));
         }
-        self.policy.validate(&self.slab, self.len(), self.weight)
+        self.policy.validate(&self.entries, self.len() - pinned, known)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{policy::S3Fifo, slab::Slot};
+    use crate::{Counted, S3Fifo, Timed, Untimed, Weighed, With, slab::Slot};
+
+    type Plain = With<S3Fifo>;
 
     #[test]
     fn a_slot_of_two_words_takes_two_more() {
-        assert_eq!(size_of::<Slot<EntryOf<u64, u64, (), S3Fifo>>>(), 32);
-        assert_eq!(size_of::<Slot<EntryOf<u64, u64, usize, S3Fifo>>>(), 32 + size_of::<usize>());
+        assert_eq!(size_of::<Slot<Entry<u64, u64, Plain>>>(), 32);
     }
 
     #[test]
-    fn the_size_of_a_table_is_known_before_it_is_allocated() {
-        for shift in 3..20 {
-            let mut table = HashTable::<u32>::new();
-            table.try_reserve(fitting(1 << shift), |_| 0).unwrap();
-            assert_eq!(buckets(&table), 1 << shift);
-            assert_eq!(table.allocation_size(), table_bytes(1 << shift));
+    fn what_is_not_kept_takes_no_bytes() {
+        const WORD: usize = size_of::<usize>();
+        assert_eq!(size_of::<Slot<Entry<u64, u64, With<S3Fifo, Weighed>>>>(), 32 + WORD);
+        assert_eq!(size_of::<Slot<Entry<u64, u64, With<S3Fifo, Counted, Timed>>>>(), 40);
+        assert_eq!(size_of::<Slot<Entry<u64, u64, With<S3Fifo, Counted, Untimed>>>>(), 32);
+    }
+
+    fn hash_of(key: u32) -> u32 {
+        key.wrapping_mul(0x9E37_79B9)
+    }
+
+    fn store(expected: usize) -> Store<u32, (), Plain> {
+        let policy = PolicyKind::default();
+        Store::new(Shape { unit: Unit::Entries, policy, expected })
+    }
+
+    fn put(store: &mut Store<u32, (), Plain>, key: u32) {
+        while store.lacks() {
+            let plan = store.plan().unwrap();
+            assert!(plan.bytes <= store.wants() || !store.entries.slab.is_full());
+            let mut growth = Store::allocate(&plan, |bytes| store.policy.allocate(bytes)).unwrap();
+            store.adopt(&mut growth);
         }
+        let hash = hash_of(key);
+        let newcomer = store.admit(hash);
+        let kept = Kept { weight: Counted, times: Untimed, tags: crate::Untagged };
+        store.insert(Entry::new(key, (), kept, hash), newcomer);
     }
 
     #[test]
-    fn a_table_full_of_marks_is_swept_and_does_not_grow() {
-        let mut store = Store::<u32, (), (), S3Fifo>::new(6);
+    fn steady_traffic_needs_no_more_memory() {
+        let mut store = store(40);
         let (mut bytes, mut oldest) = (0, 0);
         for key in 0..20_000_u32 {
-            // From the start on, 40 entries of the 64 that fit.
             if store.len() == 40 {
-                let hash = hash_of(oldest);
-                let token = store.find(hash, |&other| other == oldest).unwrap();
+                let token = store.find(hash_of(oldest), |&other| other == oldest).unwrap();
                 assert_eq!(store.remove(token).key, oldest);
                 oldest += 1;
             }
-            while store.lacks() {
-                let mut growth = store.plan().unwrap().allocate().unwrap();
-                store.adopt(&mut growth);
-            }
-            store.insert(Entry::new(key, (), (), hash_of(key)));
+            put(&mut store, key);
             if key == 100 {
                 bytes = store.bytes();
             }
@@ -521,7 +643,24 @@ mod tests {
         store.validate().unwrap();
     }
 
-    fn hash_of(key: u32) -> u32 {
-        key.wrapping_mul(0x9E37_79B9)
+    #[test]
+    fn a_store_compacts_and_keeps_what_it_has() {
+        let mut store = store(2000);
+        (0..2000).for_each(|key| put(&mut store, key));
+        let full = store.bytes();
+        for key in (0..2000).filter(|key| key % 10 != 0) {
+            let token = store.find(hash_of(key), |&other| other == key).unwrap();
+            store.remove(token);
+        }
+        assert!(store.is_sparse());
+        let pinned = store.find(hash_of(1990), |&other| other == 1990).unwrap();
+        assert!(store.pin(pinned, true));
+        let spare = store.spare_bytes();
+        store.compact();
+        assert_eq!(store.bytes(), full - spare);
+        store.validate().unwrap();
+        for key in (0..2000).step_by(10) {
+            assert!(store.find(hash_of(key), |&other| other == key).is_some());
+        }
     }
 }

@@ -1,17 +1,26 @@
-//! Giving memory back, by request and through a registry.
+//! Giving memory back: through a registry, under pressure, without waiting for anybody.
 
-use std::sync::{Arc, Barrier, Weak};
+mod common;
 
-use nebula_cache::{CacheConfig, ConcurrentComputeCache};
+use std::sync::{
+    Arc, Barrier, Weak,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use common::KINDS;
+use nebula_cache::{
+    AnyPolicy, CacheConfig, ComputeCache, ConcurrentComputeCache, Counted, PolicyKind,
+    RemovalCause, Untagged, Untimed, With,
+};
 use nebula_memory_core::{Account, ByteSize, MemoryError, PressureLevel, Reclaim, ReclaimRegistry};
 use nebula_testing::CountingAccount;
 
-type Cache = ConcurrentComputeCache<u64, u64, CountingAccount>;
+type Charged<A = CountingAccount> = With<AnyPolicy, Counted, Untimed, Untagged, A>;
+type Cache = ConcurrentComputeCache<u64, u64, Charged>;
 
 /// 10,000 entries on four shards, charged to `account`.
-fn filled(account: &CountingAccount) -> Cache {
-    let capacity = ByteSize::new(16 * 10_000);
-    let config = CacheConfig::builder().capacity(capacity).shards(4).build().unwrap();
+fn filled(account: &CountingAccount, kind: PolicyKind) -> Cache {
+    let config = CacheConfig::builder().entries(10_000).shards(4).policy(kind).build().unwrap();
     let cache = ConcurrentComputeCache::<u64, u64>::builder(config)
         .with_account(account.clone())
         .build()
@@ -21,57 +30,28 @@ fn filled(account: &CountingAccount) -> Cache {
 }
 
 #[test]
-fn what_is_said_to_be_given_back_is_credited() {
-    let account = CountingAccount::new();
-    let cache = filled(&account);
-    for wanted in [1, 5000, 20_000, 100_000] {
-        let before = account.balance();
-        let given = cache.evict(wanted);
-        assert!(given >= wanted, "{given} of {wanted}");
-        account.assert_balance(before - given);
-        assert_eq!(cache.charged(), account.balance());
-        cache.validate().unwrap();
-    }
-    assert!(cache.len() < 10_000 && !cache.is_empty());
-    let rest = cache.reclaimable();
-    assert_eq!(cache.evict(usize::MAX), rest);
-    assert_eq!((cache.len(), cache.weight(), cache.reclaimable()), (0, 0, 0));
-    assert_eq!(cache.evict(1), 0);
-    cache.validate().unwrap();
-}
-
-#[test]
-fn the_coldest_entries_go_first() {
-    let cache = filled(&CountingAccount::new());
-    let hot = |key: &u64| key % 10 == 0;
-    for _ in 0..3 {
-        (0..10_000).filter(hot).for_each(|key| assert!(cache.get(&key).is_some()));
-    }
-    cache.evict(cache.charged() / 2);
-    assert!((0..10_000).filter(hot).all(|key| cache.contains(&key)));
-    assert!(cache.len() < 6000);
-    assert!(cache.stats().evictions > 4000);
-}
-
-#[test]
 fn urgency_decides_how_much_is_given() {
-    for (urgency, percent) in PressureLevel::ALL.into_iter().zip([25, 25, 50, 100]) {
-        let cache = filled(&CountingAccount::new());
-        let held = cache.reclaimable();
-        let given = cache.reclaim(usize::MAX, urgency);
-        assert_eq!(cache.reclaimable(), held - given);
-        // Memory goes in chunks, and shards give in turns.
-        let most = held * percent / 100;
-        assert!((most..=most + 4 * 8192).contains(&given), "{given} of {held} at {urgency}");
-        assert_eq!(cache.is_empty(), percent == 100);
-        cache.validate().unwrap();
+    for kind in KINDS {
+        for (urgency, percent) in PressureLevel::ALL.into_iter().zip([25, 25, 50, 100]) {
+            let account = CountingAccount::new();
+            let cache = filled(&account, kind);
+            let held = cache.reclaimable();
+            let given = cache.reclaim(usize::MAX, urgency);
+            account.assert_balance(cache.charged());
+            assert_eq!(cache.reclaimable(), held - given);
+            // Memory goes in chunks, and shards give in turns.
+            let most = held * percent / 100;
+            assert!((most..=most + 4 * 8192).contains(&given), "{given} of {held} at {urgency}");
+            assert_eq!(cache.is_empty(), percent == 100);
+            cache.validate().unwrap();
+        }
     }
 }
 
 #[test]
 fn a_registry_reaches_a_shared_cache() {
     let account = CountingAccount::new();
-    let cache = Arc::new(filled(&account));
+    let cache = Arc::new(filled(&account, PolicyKind::default()));
     let registry = ReclaimRegistry::new();
     let weak: Weak<dyn Reclaim> = Arc::downgrade(&cache) as _;
     let _registration = registry.register("cache", 10, weak);
@@ -80,6 +60,96 @@ fn a_registry_reaches_a_shared_cache() {
     let report = registry.reclaim(50_000, PressureLevel::Critical);
     assert!(report.given >= 50_000);
     account.assert_balance(before - report.given);
+    drop(cache);
+    assert_eq!(registry.reclaimable(), 0);
+}
+
+#[test]
+fn a_registry_reaches_a_local_cache_through_its_box() {
+    let registry = ReclaimRegistry::new();
+    let config = CacheConfig::builder().entries(2000).build().unwrap();
+    let mut cache = ComputeCache::<u64, u64>::new(config).unwrap();
+    let request = cache.trim_request();
+    let weak: Weak<dyn Reclaim> = Arc::downgrade(&request) as _;
+    let _registration = registry.register("cache", 0, weak);
+    assert_eq!(registry.reclaimable(), 0);
+    let empty = cache.charged();
+    (0..1000).for_each(|key| _ = cache.insert(key, key).unwrap());
+    assert_eq!(registry.reclaimable(), cache.charged() - empty, "it says what it could give");
+    // It gives at its next insertion: of what it was asked for by then, the most.
+    for (asked, urgency) in [(10, PressureLevel::Normal), (20_000, PressureLevel::High)] {
+        assert_eq!(registry.reclaim(asked, urgency).given, 0);
+    }
+    let before = cache.charged();
+    assert_eq!(cache.len(), 1000);
+    cache.insert(0, 0).unwrap();
+    assert!(before - cache.charged() >= 15_000, "{} of {before}", before - cache.charged());
+    assert!(cache.stats().reclaimed > 300);
+    assert_eq!(registry.reclaimable(), cache.charged() - empty);
+    // Critical takes everything; the insertion after it is served.
+    registry.reclaim(usize::MAX, PressureLevel::Critical);
+    cache.insert(5, 5).unwrap();
+    assert_eq!(cache.len(), 1);
+    cache.validate().unwrap();
+}
+
+type LocalCache = ComputeCache<u64, Vec<u8>, With<AnyPolicy, nebula_cache::Weighed>>;
+type Step = (&'static str, fn(&mut LocalCache));
+
+#[test]
+fn a_local_cache_says_what_it_could_give_after_everything_that_changes_it() {
+    let config = CacheConfig::builder().entries(5000).build().unwrap();
+    let mut cache = ComputeCache::<u64, Vec<u8>>::builder(config)
+        .with_weigher(|_, value| value.capacity())
+        .build()
+        .unwrap();
+    let (request, empty) = (cache.trim_request(), cache.charged());
+    let steps: [Step; 10] = [
+        ("insert", |cache| (0..500).for_each(|key| _ = cache.insert(key, vec![0; 100]).unwrap())),
+        ("compute", |cache| _ = cache.get_or_compute(&1000, || vec![0; 1000]).unwrap()),
+        ("within", |cache| _ = cache.get_or_compute_within(&1001, |_| vec![0; 1000]).unwrap()),
+        ("update", |cache| cache.update(1000, |_| Some(vec![0; 5000])).unwrap()),
+        ("remove", |cache| _ = cache.remove(&1000)),
+        ("retain", |cache| cache.retain(|key, _| key % 2 == 0)),
+        ("set_capacity", |cache| {
+            cache.set_capacity(nebula_cache::Capacity::Entries(100)).unwrap();
+        }),
+        ("evict", |cache| _ = cache.evict(1000)),
+        ("clear", ComputeCache::clear),
+        ("update away", |cache| {
+            cache.insert(1, vec![0; 100]).unwrap();
+            cache.update(1, |_| None).unwrap();
+        }),
+    ];
+    for (name, step) in steps {
+        step(&mut cache);
+        assert_eq!(request.reclaimable(), cache.charged() - empty, "after {name}");
+    }
+}
+
+#[test]
+fn a_cache_with_a_listener_gives_on_a_thread_that_uses_it() {
+    let shown = Arc::new(AtomicUsize::new(0));
+    let config = CacheConfig::builder().entries(5000).shards(4).build().unwrap();
+    let count = Arc::clone(&shown);
+    let owner = std::thread::current().id();
+    let cache = ConcurrentComputeCache::<u64, u64>::builder(config)
+        .with_listener(move |_, _, cause| {
+            assert_eq!((cause, std::thread::current().id()), (RemovalCause::Reclaimed, owner));
+            count.fetch_add(1, SeqCst);
+        })
+        .build()
+        .unwrap();
+    (0..5000).for_each(|key| _ = cache.insert(key, key).unwrap());
+    std::thread::scope(|s| {
+        s.spawn(|| assert_eq!(cache.reclaim(50_000, PressureLevel::Critical), 0));
+    });
+    assert_eq!((shown.load(SeqCst), cache.len()), (0, 5000));
+    let before = cache.charged();
+    cache.maintain(0);
+    assert!(before - cache.charged() >= 50_000);
+    assert_eq!(shown.load(SeqCst), 5000 - cache.len());
+    cache.validate().unwrap();
 }
 
 /// Clones slowly: holds the shard's lock until told.
@@ -96,7 +166,7 @@ impl Clone for Slow<'_> {
 #[test]
 fn shards_in_use_are_skipped() {
     let barrier = Barrier::new(2);
-    let config = CacheConfig::builder().capacity(ByteSize::kib(64)).shards(1).build().unwrap();
+    let config = CacheConfig::builder().bytes(ByteSize::kib(64)).shards(1).build().unwrap();
     let cache = ConcurrentComputeCache::<u64, Slow<'_>>::new(config).unwrap();
     cache.insert(1, Slow(&barrier)).unwrap();
     std::thread::scope(|s| {
@@ -133,23 +203,25 @@ impl Account for Reclaiming {
 
 #[test]
 fn a_cache_that_is_reclaimed_by_its_own_charge_does_not_lock_up() {
-    let books = CountingAccount::with_limit(60_000);
-    let registry = ReclaimRegistry::new();
-    let account = Reclaiming { books: books.clone(), registry: registry.clone() };
-    let config = CacheConfig::builder().capacity(ByteSize::mib(1)).shards(2).build().unwrap();
-    let cache = ConcurrentComputeCache::<u64, Vec<u8>>::builder(config)
-        .with_account(account)
-        .with_weigher(|_, value| value.capacity())
-        .build()
-        .unwrap();
-    let cache = Arc::new(cache);
-    let weak: Weak<dyn Reclaim> = Arc::downgrade(&cache) as _;
-    registry.register("cache", 0, weak).detach();
-    for key in 0..3000 {
-        cache.insert(key, Vec::with_capacity(100)).unwrap();
-        assert!(cache.contains(&key));
+    for kind in KINDS {
+        let books = CountingAccount::with_limit(60_000);
+        let registry = ReclaimRegistry::new();
+        let account = Reclaiming { books: books.clone(), registry: registry.clone() };
+        let config = CacheConfig::builder().bytes(ByteSize::mib(1)).shards(2).policy(kind);
+        let cache = ConcurrentComputeCache::<u64, Vec<u8>>::builder(config.build().unwrap())
+            .with_account(account)
+            .with_weigher(|_, value| value.capacity())
+            .build()
+            .unwrap();
+        let cache = Arc::new(cache);
+        let weak: Weak<dyn Reclaim> = Arc::downgrade(&cache) as _;
+        registry.register("cache", 0, weak).detach();
+        for key in 0..2000 {
+            cache.insert(key, Vec::with_capacity(100)).unwrap();
+            assert!(cache.contains(&key));
+        }
+        assert!(cache.len() > 100);
+        books.assert_balance(cache.charged());
+        cache.validate().unwrap();
     }
-    assert!(cache.len() > 100);
-    books.assert_balance(cache.charged());
-    cache.validate().unwrap();
 }

@@ -200,4 +200,35 @@ pub mod human_duration {
             D::Error::custom(format!("`{text}` is not a duration such as \"5s\" or \"250ms\": {e}"))
         })
     }
+
+    /// The same for durations that may be missing: `#[serde(with = "human_duration::option")]`.
+    pub mod option {
+        use std::time::Duration;
+
+        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+        #[derive(Serialize, Deserialize)]
+        struct InWords(#[serde(with = "super")] Duration);
+
+        /// Writes `duration` in words, or nothing.
+        ///
+        /// # Errors
+        /// Whatever the serializer reports.
+        pub fn serialize<S: Serializer>(
+            duration: &Option<Duration>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            duration.map(InWords).serialize(serializer)
+        }
+
+        /// Reads a duration in words, or nothing.
+        ///
+        /// # Errors
+        /// If the text is not a duration.
+        pub fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<Duration>, D::Error> {
+            Ok(Option::<InWords>::deserialize(deserializer)?.map(|words| words.0))
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Counting what allocators do.
 
 use std::{
+    cell::Cell,
     fmt,
     sync::atomic::{
         AtomicU64, AtomicUsize, Ordering,
@@ -225,12 +226,15 @@ impl<S: StatisticsProvider + ?Sized> StatisticsProvider for &S {
     }
 }
 
-/// Stripes of a [`StripedCounter`]. More than the threads that usually run at once; sixteen cache
-/// lines are 2 KiB a counter on most machines.
-const STRIPES: usize = 16;
+/// Stripes of a [`StripedCounter`] that belong to one thread each.
+const OWN: usize = 8;
 
-/// A counter for hot paths that many threads run through: each thread adds in a cache line of its
-/// own, and reading sums them up.
+/// Stripes that all other threads share. With those above, sixteen cache lines, 2 KiB a counter on
+/// most machines.
+const SHARED: usize = 8;
+
+/// A counter for hot paths that many threads run through: a thread adds in a cache line of its own,
+/// as long as there are not many, and reading sums the lines up.
 ///
 /// ```
 /// use nebula_memory_core::StripedCounter;
@@ -240,19 +244,66 @@ const STRIPES: usize = 16;
 /// ```
 #[derive(Debug, Default)]
 pub struct StripedCounter {
-    stripes: [CachePadded<AtomicU64>; STRIPES],
+    /// Written by one thread each, with plain loads and stores.
+    own: [CachePadded<AtomicU64>; OWN],
+    shared: [CachePadded<AtomicU64>; SHARED],
 }
 
-/// The stripe of this thread: threads take them in turn. (Statistics are no part of the models
-/// that loom checks, so that these are std's own atomics and thread-locals.)
+// (Statistics are no part of the models that loom checks, so that these are std's own atomics and
+// thread-locals.)
+
+/// The stripe of a thread that has none yet.
+const NONE: usize = usize::MAX;
+
+/// Which own stripes have a thread.
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+std::thread_local! {
+    /// The stripe of this thread: below [`OWN`] its own, above a shared one. Needs no `Drop`, so that
+    /// it is always there.
+    static STRIPE: Cell<usize> = const { Cell::new(NONE) };
+    /// Gives an own stripe back when the thread ends.
+    static OWNED: Owned = const { Owned(Cell::new(None)) };
+}
+
+struct Owned(Cell<Option<usize>>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(stripe) = self.0.take() {
+            // What this thread counts from here on, it counts in a shared one.
+            let _ = STRIPE.try_with(|own| own.set(OWN));
+            // Release: the next owner goes on from what this one has counted.
+            TAKEN.fetch_and(!(1 << stripe), Release);
+        }
+    }
+}
+
+/// The stripe of this thread, or [`NONE`].
 #[inline]
 fn stripe() -> usize {
+    STRIPE.try_with(Cell::get).unwrap_or(OWN)
+}
+
+/// Finds a stripe for this thread.
+#[cold]
+fn assign() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    std::thread_local! {
-        static STRIPE: usize = NEXT.fetch_add(1, Relaxed) % STRIPES;
-    }
-    // A thread that is ending and has lost its thread-locals counts in the first stripe.
-    STRIPE.try_with(|stripe| *stripe).unwrap_or(0)
+    let own = OWNED.try_with(|owned| {
+        let take = |taken: usize| {
+            let free = taken.trailing_ones() as usize;
+            (free < OWN).then_some(taken | 1 << free)
+        };
+        let taken = TAKEN.fetch_update(Acquire, Relaxed, take).ok()?;
+        let stripe = taken.trailing_ones() as usize;
+        owned.0.set(Some(stripe));
+        Some(stripe)
+    });
+    let shared = || OWN + NEXT.fetch_add(1, Relaxed) % SHARED;
+    // (A thread that is about to end may have lost what would give a stripe back.)
+    let stripe = own.ok().flatten().unwrap_or_else(shared);
+    let _ = STRIPE.try_with(|own| own.set(stripe));
+    stripe
 }
 
 impl StripedCounter {
@@ -265,12 +316,36 @@ impl StripedCounter {
     /// Adds `by`.
     #[inline]
     pub fn add(&self, by: u64) {
-        self.stripes[stripe()].fetch_add(by, Relaxed);
+        match self.own.get(stripe()) {
+            Some(own) => {
+                add_exclusive(own, by, Relaxed);
+            }
+            None => self.add_elsewhere(by),
+        }
+    }
+
+    #[cold]
+    fn add_elsewhere(&self, by: u64) {
+        let stripe = match stripe() {
+            NONE => assign(),
+            stripe => stripe,
+        };
+        match self.own.get(stripe) {
+            Some(own) => {
+                add_exclusive(own, by, Relaxed);
+            }
+            None => {
+                self.shared[stripe % SHARED].fetch_add(by, Relaxed);
+            }
+        }
     }
 
     /// All that was added, wrapping on overflow. Takes a load for each of 16 stripes.
     #[must_use]
     pub fn sum(&self) -> u64 {
-        self.stripes.iter().fold(0, |sum, stripe| sum.wrapping_add(stripe.load(Relaxed)))
+        self.own
+            .iter()
+            .chain(&self.shared)
+            .fold(0, |sum, stripe| sum.wrapping_add(stripe.load(Relaxed)))
     }
 }

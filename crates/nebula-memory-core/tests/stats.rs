@@ -175,3 +175,55 @@ fn a_cell_with_statistics_shows_them() {
     assert_eq!(cell.capacity(), Some(10));
     assert_eq!(format!("{:>6}|{:>6}", cell.kind(), AllocatorKind::Other), "  pool| other");
 }
+
+#[test]
+fn a_striped_counter_is_exact_with_more_threads_than_stripes() {
+    let counter = StripedCounter::new();
+    let start = std::sync::Barrier::new(40);
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| {
+                start.wait();
+                (0..1000).for_each(|_| counter.add(1));
+            });
+        }
+    });
+    assert_eq!(counter.sum(), 40_000);
+}
+
+#[test]
+fn who_gets_the_stripe_of_a_thread_that_ended_goes_on_from_its_count() {
+    let counter = StripedCounter::new();
+    for _ in 0..100 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| counter.add(1));
+            scope.spawn(|| counter.add(2));
+        });
+    }
+    assert_eq!(counter.sum(), 300);
+}
+
+#[test]
+fn a_thread_counts_until_its_very_end() {
+    struct AtTheEnd(std::sync::Arc<StripedCounter>);
+    impl Drop for AtTheEnd {
+        fn drop(&mut self) {
+            self.0.add(10);
+        }
+    }
+    std::thread_local! {
+        static FIRST: std::cell::RefCell<Option<AtTheEnd>> = const { std::cell::RefCell::new(None) };
+    }
+    let counter = std::sync::Arc::new(StripedCounter::new());
+    for _ in 0..20 {
+        let mine = std::sync::Arc::clone(&counter);
+        let thread = std::thread::spawn(move || {
+            // Registered before the counter's own, so that it is dropped after or before that,
+            // whichever the system does; both must count.
+            FIRST.with(|first| *first.borrow_mut() = Some(AtTheEnd(std::sync::Arc::clone(&mine))));
+            mine.add(1);
+        });
+        thread.join().unwrap();
+    }
+    assert_eq!(counter.sum(), 220);
+}

@@ -28,7 +28,7 @@ pub struct StatsConfig {
 ///
 /// ```
 /// # #[cfg(all(feature = "toml", feature = "budget", feature = "cache", feature = "monitor"))] {
-/// use nebula_memory::{MemoryConfig, core::ByteSize};
+/// use nebula_memory::{MemoryConfig, cache::Capacity, core::ByteSize};
 ///
 /// let config = MemoryConfig::from_toml(r#"
 ///     [budget]
@@ -40,7 +40,7 @@ pub struct StatsConfig {
 ///     [monitoring]
 ///     interval = "50ms"
 /// "#)?;
-/// assert_eq!(config.cache.capacity, ByteSize::mib(32));
+/// assert_eq!(config.cache.capacity, Capacity::Bytes(ByteSize::mib(32)));
 /// # }
 /// # Ok::<(), nebula_memory::core::MemoryError>(())
 /// ```
@@ -86,10 +86,10 @@ impl MemoryConfig {
     ///
     /// ```
     /// # #[cfg(all(feature = "budget", feature = "cache"))] {
-    /// use nebula_memory::{MemoryConfig, core::{ByteSize, MemoryError}};
+    /// use nebula_memory::{MemoryConfig, cache::Capacity, core::MemoryError};
     ///
     /// let mut config = MemoryConfig::default();
-    /// config.cache.capacity = ByteSize::ZERO;
+    /// config.cache.capacity = Capacity::Entries(0);
     /// let MemoryError::InvalidConfig(faults) = config.validate().unwrap_err() else { panic!() };
     /// let paths: Vec<_> = faults.as_slice().iter().map(|fault| &fault.path[..]).collect();
     /// assert_eq!(paths, ["cache.capacity", "budget.capacity"]);

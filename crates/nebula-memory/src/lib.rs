@@ -61,6 +61,8 @@ pub mod monitor {
 #[cfg(all(feature = "allocators", feature = "budget"))]
 pub use config::StatsConfig;
 pub use config::{MemoryConfig, MemoryConfigBuilder};
+#[cfg(all(feature = "budget", feature = "cache"))]
+pub use tenant::TenantCache;
 #[cfg(feature = "budget")]
 pub use {memory::Memory, tenant::Tenant};
 

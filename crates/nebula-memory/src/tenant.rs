@@ -153,7 +153,7 @@ impl Tenant {
         &self,
         name: &str,
         weigher: W,
-    ) -> Result<Arc<nebula_cache::ConcurrentComputeCache<K, V, BudgetAccount, W>>, MemoryError>
+    ) -> Result<Arc<TenantCache<K, V>>, MemoryError>
     where
         K: std::hash::Hash + Eq + Send + Sync + 'static,
         V: Send + Sync + 'static,
@@ -162,10 +162,10 @@ impl Tenant {
         let cache = nebula_cache::ConcurrentComputeCache::builder(self.parts.config.cache.clone())
             .with_account(self.account())
             .with_weigher(weigher)
+            .with_idle_expiry()
             .build()?;
         let cache = Arc::new(cache);
-        let weak: Weak<nebula_cache::ConcurrentComputeCache<K, V, BudgetAccount, W>> =
-            Arc::downgrade(&cache);
+        let weak: Weak<TenantCache<K, V>> = Arc::downgrade(&cache);
         let weak: Weak<dyn Reclaim> = weak;
         self.register(name, CACHED_VALUES, &weak);
         Ok(cache)
@@ -180,6 +180,21 @@ impl Tenant {
         self.parts.reclaimers.register(&*name, priority, Weak::clone(target)).detach();
     }
 }
+
+/// The cache that [`Tenant::cache`] builds: the policy as configured, entries that are weighed and
+/// may expire, the tenant charged.
+#[cfg(feature = "cache")]
+pub type TenantCache<K, V> = nebula_cache::ConcurrentComputeCache<
+    K,
+    V,
+    nebula_cache::With<
+        nebula_cache::AnyPolicy,
+        nebula_cache::Weighed,
+        nebula_cache::TimedAndIdle,
+        nebula_cache::Untagged,
+        BudgetAccount,
+    >,
+>;
 
 /// Spare chunks hold nothing: they are given back first.
 #[cfg(feature = "arena")]

@@ -15,7 +15,7 @@ use nebula_memory::{
     alloc::{AllocatorChoice, AllocatorConfig},
     arena::ArenaConfig,
     budget::BudgetConfig,
-    cache::CacheConfig,
+    cache::{CacheConfig, Capacity},
     core::{ByteSize, MemoryError, StatisticsProvider, TypedAllocator},
     monitor::MonitoringConfig,
     pool::PoolConfig,
@@ -46,7 +46,7 @@ fn every_fault_of_every_part_is_reported_with_its_path() {
     config.allocator.kind = AllocatorChoice::Bump;
     config.pool.capacity = 0;
     config.arena.chunk_size = ByteSize::new(1);
-    config.cache.capacity = ByteSize::ZERO;
+    config.cache.capacity = Capacity::Bytes(ByteSize::ZERO);
     config.cache.shards = Some(3);
     config.budget.guaranteed = Some(ByteSize::new(5));
     config.monitoring.high = 0.1;
@@ -86,7 +86,7 @@ fn every_field_reaches_what_a_tenant_builds() {
         .allocator(region.capacity(ByteSize::kib(64)).build().unwrap())
         .arena(ArenaConfig::builder().chunk_size(ByteSize::kib(16)).build().unwrap())
         .pool(PoolConfig::builder().capacity(3).build().unwrap())
-        .cache(CacheConfig::builder().capacity(ByteSize::kib(512)).build().unwrap())
+        .cache(CacheConfig::builder().bytes(ByteSize::kib(512)).build().unwrap())
         .stats(StatsConfig { track_tenants: true })
         .monitoring(MonitoringConfig::builder().thresholds(0.2, 0.3, 0.4).build().unwrap())
         .build()
@@ -112,7 +112,7 @@ fn every_field_reaches_what_a_tenant_builds() {
     drop(pool);
 
     let cache = tenant.cache("answers", |_: &u64, value: &Vec<u8>| value.capacity()).unwrap();
-    assert_eq!(cache.capacity(), 512 << 10);
+    assert_eq!(cache.capacity(), Capacity::Bytes(ByteSize::kib(512)));
     drop(cache);
     assert_eq!(memory.budget().used(), 0);
 }
@@ -141,7 +141,8 @@ fn a_file_sets_every_part_and_unknown_keys_are_errors() {
         chunk_size = "16KiB"
         growth = "fixed"
         [cache]
-        capacity = 1000000
+        capacity = "1MB"
+        ttl = "5s"
         [budget]
         capacity = "256MiB"
         [stats]
@@ -153,7 +154,10 @@ fn a_file_sets_every_part_and_unknown_keys_are_errors() {
     )
     .unwrap();
     assert_eq!(config.allocator.capacity, ByteSize::mib(1));
-    assert_eq!((config.pool.capacity, config.cache.capacity.get()), (7, 1_000_000));
+    assert_eq!(
+        (config.pool.capacity, config.cache.capacity),
+        (7, Capacity::Bytes(ByteSize::new(1_000_000)))
+    );
     assert_eq!(config.arena.chunk_size, ByteSize::kib(16));
     assert_eq!(config.budget, process(256));
     assert!(config.stats.track_tenants);

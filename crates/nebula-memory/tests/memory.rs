@@ -24,7 +24,7 @@ const MIB: usize = 1 << 20;
 
 fn memory() -> Memory {
     let process = BudgetConfig::builder(ByteSize::mib(64)).build().unwrap();
-    let cache = CacheConfig::builder().capacity(ByteSize::mib(32)).build().unwrap();
+    let cache = CacheConfig::builder().bytes(ByteSize::mib(32)).build().unwrap();
     Memory::new(MemoryConfig::builder().budget(process).cache(cache).build().unwrap()).unwrap()
 }
 

@@ -181,7 +181,7 @@ fn filler() {
     fs::write(&join, std::process::id().to_string()).expect("a process may join its own group");
 
     // Far more than the group allows.
-    let config = CacheConfig::builder().capacity(ByteSize::gib(4)).build().unwrap();
+    let config = CacheConfig::builder().bytes(ByteSize::gib(4)).build().unwrap();
     let cache = Blocks::builder(config)
         .with_weigher(|_: &u64, block: &Arc<[u8]>| block.len())
         .build()

@@ -23,10 +23,11 @@ pub(crate) enum Cause {
     Reclaimed,
     Surplus,
     Expired,
+    Spoiled,
 }
 
 /// How many causes there are.
-const CAUSES: usize = Cause::Expired as usize + 1;
+const CAUSES: usize = Cause::Spoiled as usize + 1;
 
 /// One set of books.
 #[derive(Debug)]
@@ -49,38 +50,28 @@ pub(crate) struct Books<A: Account> {
 #[derive(Debug, Default)]
 struct Waits {
     count: AtomicU64,
-    /// How many of them were timed, and how long it took.
-    timed: AtomicU64,
+    /// How long it took those that are over; an estimate, if not all of them were timed.
     nanos: AtomicU64,
 }
 
 /// The first so many waits are all timed.
 const ALL_TIMED: u64 = 64;
-/// Of the others, one of so many is.
+/// Of the others, one of so many is, and stands for them.
 const ONE_TIMED_OF: u64 = 8;
-
-impl Waits {
-    /// How long all of them took; an estimate, if not all of them were timed.
-    fn time(&self) -> Duration {
-        let timed = u128::from(self.timed.load(Relaxed));
-        let all = u128::from(self.nanos.load(Relaxed)) * u128::from(self.count.load(Relaxed));
-        let nanos = all.checked_div(timed).unwrap_or(0);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
-}
 
 /// Somebody stands in line until this is dropped.
 pub(crate) struct Wait<'b> {
     waits: &'b Waits,
     since: Option<Instant>,
+    /// How many waits this one stands for.
+    stands_for: u64,
 }
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         if let Some(since) = self.since {
             let nanos = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.waits.nanos.fetch_add(nanos, Relaxed);
-            self.waits.timed.fetch_add(1, Relaxed);
+            self.waits.nanos.fetch_add(nanos.saturating_mul(self.stands_for), Relaxed);
         }
     }
 }
@@ -209,8 +200,9 @@ impl<A: Account> Books<A> {
     pub(crate) fn wait(&self) -> Wait<'_> {
         let before = self.waits.count.fetch_add(1, Relaxed);
         // Reading the clock takes as long as being handed something.
-        let timed = before < ALL_TIMED || before % ONE_TIMED_OF == 0;
-        Wait { waits: &self.waits, since: timed.then(Instant::now) }
+        let stands_for = if before < ALL_TIMED { 1 } else { ONE_TIMED_OF };
+        let timed = before % stands_for == 0;
+        Wait { waits: &self.waits, since: timed.then(Instant::now), stands_for }
     }
 
     /// Bytes that are charged now.
@@ -241,11 +233,12 @@ impl<A: Account> Books<A> {
             reclaimed: destroyed(Cause::Reclaimed),
             surplus: destroyed(Cause::Surplus),
             expired: destroyed(Cause::Expired),
+            spoiled: destroyed(Cause::Spoiled),
             detached: self.detached.load(Relaxed),
             gets,
             reuses: gets.saturating_sub(self.fresh.load(Relaxed)),
             waited: self.waits.count.load(Relaxed),
-            wait_time: self.waits.time(),
+            wait_time: Duration::from_nanos(self.waits.nanos.load(Relaxed)),
             ..PoolStats::default()
         };
         stats.created = self.created.load(Relaxed);

@@ -21,7 +21,7 @@ macro_rules! hooks {
         $(#[$about])*
         #[must_use = "hooks do nothing until a factory is made of them"]
         pub struct $Hooks<T> {
-            reset: Option<Box<dyn Fn(&mut T) $($bounds)*>>,
+            reset: Option<Box<dyn Fn(&mut T) -> bool $($bounds)*>>,
             is_valid: Option<Box<dyn Fn(&T) -> bool $($bounds)*>>,
             heap_size: Option<Box<dyn Fn(&T) -> usize $($bounds)*>>,
             value: Option<Box<dyn Fn(&T) -> u64 $($bounds)*>>,
@@ -49,7 +49,18 @@ macro_rules! hooks {
             }
 
             /// In the place of [`Poolable::reset`].
-            pub fn reset(mut self, hook: impl Fn(&mut T) $($bounds)* + 'static) -> Self {
+            pub fn reset(self, hook: impl Fn(&mut T) $($bounds)* + 'static) -> Self {
+                self.try_reset(move |object| {
+                    hook(object);
+                    true
+                })
+            }
+
+            /// In the place of [`Poolable::try_reset`]: `false` if the object is no good any more.
+            pub fn try_reset(
+                mut self,
+                hook: impl Fn(&mut T) -> bool $($bounds)* + 'static,
+            ) -> Self {
                 self.reset = Some(Box::new(hook));
                 self
             }
@@ -147,9 +158,11 @@ macro_rules! hooks {
 
         impl<T> Poolable for $Hooked<T> {
             fn reset(&mut self) {
-                if let Some(reset) = &self.hooks.reset {
-                    reset(&mut self.object);
-                }
+                let _ = self.try_reset();
+            }
+
+            fn try_reset(&mut self) -> bool {
+                self.hooks.reset.as_ref().is_none_or(|reset| reset(&mut self.object))
             }
 
             fn is_valid(&self) -> bool {

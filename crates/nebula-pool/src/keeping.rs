@@ -104,11 +104,74 @@ impl Quota {
     pub(crate) const fn bytes_given(&self) -> usize {
         self.given
     }
+
+    /// The values of the objects that go next: those above `floor`, up to the one that this returns.
+    /// `None` if no object has such a value. The objects, of which this is told the values and the
+    /// bytes, are to go in order of value.
+    ///
+    /// All objects up to that value may go, or else it is the least value of all.
+    pub(crate) fn ceiling(
+        &self,
+        floor: Option<u64>,
+        objects: impl Iterator<Item = (u64, usize)>,
+    ) -> Option<u64> {
+        if self.objects == usize::MAX && self.bytes == usize::MAX {
+            return floor.is_none().then_some(u64::MAX);
+        }
+        let mut least = Least { values: [OfValue::default(); AT_ONCE], len: 0 };
+        objects
+            .filter(|(value, _)| Some(*value) > floor)
+            .for_each(|(v, bytes)| least.note(v, bytes));
+        let mut quota = *self;
+        let mut ceiling = None;
+        for of_value in &least.values[..least.len] {
+            quota.objects = quota.objects.saturating_sub(of_value.objects);
+            quota.given = quota.given.saturating_add(of_value.bytes);
+            if ceiling.is_some() && quota.is_met() {
+                break;
+            }
+            ceiling = Some(of_value.value);
+        }
+        ceiling
+    }
+}
+
+/// How many values are looked at in one go.
+const AT_ONCE: usize = 32;
+
+/// What there is of objects of one value.
+#[derive(Clone, Copy, Debug, Default)]
+struct OfValue {
+    value: u64,
+    objects: usize,
+    bytes: usize,
+}
+
+/// The least values that there are, in their order, and what there is of each.
+struct Least {
+    values: [OfValue; AT_ONCE],
+    len: usize,
+}
+
+impl Least {
+    fn note(&mut self, value: u64, bytes: usize) {
+        let at = self.values[..self.len].partition_point(|other| other.value < value);
+        let Some(there) = self.values.get_mut(at) else { return };
+        if at < self.len && there.value == value {
+            there.objects += 1;
+            there.bytes = there.bytes.saturating_add(bytes);
+            return;
+        }
+        // The largest makes room, if need be.
+        self.len = (self.len + 1).min(AT_ONCE);
+        self.values[at..self.len].rotate_right(1);
+        self.values[at] = OfValue { value, objects: 1, bytes };
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Keeping, PressureLevel, Quota};
+    use super::{AT_ONCE, Keeping, PressureLevel, Quota};
     use crate::{PoolConfig, Shrink};
 
     #[test]
@@ -133,6 +196,29 @@ mod tests {
         assert_eq!(keeping.reclaimable([100; 1].into_iter()), 0);
         assert_eq!(keeping.spare(3, PressureLevel::High), 1);
         assert_eq!(keeping.spare(3, PressureLevel::Critical), 3);
+    }
+
+    #[test]
+    fn values_go_together_as_long_as_all_of_them_may() {
+        let objects = || [(5, 10), (3, 10), (9, 10), (3, 10)].into_iter();
+        let ceiling = |quota: Quota, floor| quota.ceiling(floor, objects());
+        assert_eq!(ceiling(Quota::ALL, None), Some(u64::MAX));
+        assert_eq!(ceiling(Quota::ALL, Some(u64::MAX)), None);
+        assert_eq!(ceiling(Quota::objects(1), None), Some(3), "one of two");
+        assert_eq!(ceiling(Quota::objects(3), None), Some(3), "the next one would end it");
+        assert_eq!(ceiling(Quota::objects(5), None), Some(9));
+        assert_eq!(ceiling(Quota::new(9, 31), None), Some(5));
+        assert_eq!(ceiling(Quota::new(9, 31), Some(3)), Some(9));
+        assert_eq!(ceiling(Quota::new(9, 31), Some(9)), None);
+    }
+
+    #[test]
+    fn of_many_values_the_least_go_first() {
+        let values = || (0..1000_u64).rev().map(|n| (n * 7 % 1000, 1));
+        let first = Quota::objects(2000).ceiling(None, values()).unwrap();
+        assert_eq!(first, AT_ONCE as u64 - 1);
+        assert_eq!(Quota::objects(2000).ceiling(Some(first), values()), Some(2 * first + 1));
+        assert_eq!(Quota::objects(2000).ceiling(Some(998), values()), Some(999));
     }
 
     #[test]

@@ -18,8 +18,8 @@ use crate::{Poolable, TtlPool};
 /// A thread that calls [`maintain`](TtlPool::maintain) of a pool from time to time; dropping this
 /// ends it, and so does the end of the pool.
 ///
-/// In between it keeps the pool's time: it reads the clock sixteen times in the shorter one of the
-/// pool's times (at most once in a millisecond), so that gets need not.
+/// In between it keeps the pool's time: it reads the machine's clock sixteen times in the shorter one of
+/// the pool's times, so that gets need not; unless that would be more than once in a millisecond.
 ///
 /// ```
 /// use std::{sync::Arc, time::Duration};
@@ -76,17 +76,17 @@ impl Shared {
 pub(crate) struct Keepers {
     /// How many of them are at it. While one maintains the pool, he is not.
     at_it: AtomicUsize,
-    /// How often they read the clock.
-    beat: Duration,
+    /// How often they read the clock; `None` if gets do so themselves.
+    beat: Option<Duration>,
     /// The same in nanoseconds.
     late: u64,
     all: Mutex<Vec<Weak<Shared>>>,
 }
 
 impl Keepers {
-    pub(crate) fn new(beat: Duration) -> Self {
-        let beat = beat.max(Duration::from_millis(1));
-        let late = u64::try_from(beat.as_nanos()).unwrap_or(u64::MAX);
+    pub(crate) fn new(beat: Option<Duration>) -> Self {
+        let beat = beat.filter(|beat| *beat >= Duration::from_millis(1));
+        let late = beat.map_or(0, |beat| u64::try_from(beat.as_nanos()).unwrap_or(u64::MAX));
         Self { at_it: AtomicUsize::new(0), beat, late, all: Mutex::new(Vec::new()) }
     }
 
@@ -218,15 +218,36 @@ fn keep_time(
     if !tick() {
         return false;
     }
-    let _at_it = AtIt::new(keepers);
+    let _at_it = keepers.beat.map(|_| AtIt::new(keepers));
     control.rounds.fetch_add(1, Relaxed);
     loop {
         let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
         if left.is_zero() {
             return true;
         }
-        if !control.sleep(left.min(keepers.beat)) || !tick() {
+        let beat = keepers.beat.unwrap_or(Duration::MAX);
+        if !control.sleep(left.min(beat)) || !tick() {
             return false;
         }
+    }
+}
+
+#[cfg(all(test, not(nebula_loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::{AtIt, Keepers};
+
+    #[test]
+    fn time_is_kept_only_if_it_is_kept_well_enough() {
+        let late_by = |beat: Option<u64>| {
+            let keepers = Keepers::new(beat.map(Duration::from_micros));
+            assert_eq!(keepers.late_by(), None, "nobody is at it");
+            let _at_it = keepers.beat.map(|_| AtIt::new(&keepers));
+            keepers.late_by()
+        };
+        assert_eq!(late_by(Some(1000)), Some(1_000_000));
+        assert_eq!(late_by(Some(999)), None);
+        assert_eq!(late_by(None), None);
     }
 }

@@ -438,8 +438,8 @@ impl<T: Poolable, A: Account> ObjectPool<T, A> {
         }
     }
 
-    /// Drops idle objects that are `wanted`: those of the least value first, and among equals those
-    /// that have been idle for longest. Returns the bytes credited.
+    /// Drops idle objects that are `wanted`: those of the least value, and among equals those that have
+    /// been idle for longest. Returns the bytes credited.
     fn discard(
         &self,
         quota: Quota,
@@ -451,10 +451,13 @@ impl<T: Poolable, A: Account> ObjectPool<T, A> {
         while !quota.is_met() {
             // SAFETY: the table is ours, and nothing here changes lists.
             let idle = unsafe { self.idle.iter() };
-            let values = idle.filter(|s| wanted(s)).map(Slot::value);
-            let Some(value) = values.filter(|value| Some(*value) > floor).min() else { break };
-            floor = Some(value);
-            let victims = self.select(&mut quota, |slot| slot.value() == value && wanted(slot));
+            let values = idle.filter(|slot| wanted(slot)).map(|s| (s.value(), s.charged()));
+            let Some(ceiling) = quota.ceiling(floor, values) else { break };
+            let fits = |slot: &Slot<T, Link<T>>| {
+                Some(slot.value()) > floor && slot.value() <= ceiling && wanted(slot)
+            };
+            let victims = self.select(&mut quota, fits);
+            floor = Some(ceiling);
             // SAFETY: the table is ours.
             while let Some(place) = unsafe { victims.pop() } {
                 self.vacate(place, cause);

@@ -30,6 +30,39 @@ pub trait Poolable {
     /// It may come back from a thread that is panicking, in whatever state that left it.
     fn reset(&mut self);
 
+    /// What pools call in the place of [`reset`](Self::reset), for objects that cannot always be made
+    /// as good as new: `false` if this one is no good any more. Then it is dropped, and counted as
+    /// [spoiled](crate::PoolStats::spoiled).
+    ///
+    /// ```
+    /// use nebula_pool::{Poolable, PoolConfig, ThreadSafePool};
+    ///
+    /// struct Session { in_transaction: bool, broken: bool }
+    ///
+    /// impl Poolable for Session {
+    ///     fn reset(&mut self) {
+    ///         self.in_transaction = false;
+    ///     }
+    ///     fn try_reset(&mut self) -> bool {
+    ///         self.reset();
+    ///         !self.broken
+    ///     }
+    ///     fn heap_size(&self) -> usize {
+    ///         0
+    ///     }
+    /// }
+    ///
+    /// let make = || Session { in_transaction: false, broken: false };
+    /// let pool = ThreadSafePool::new(&PoolConfig::default(), make)?;
+    /// pool.try_get()?.broken = true;
+    /// assert_eq!((pool.stats().idle, pool.stats().spoiled), (0, 1));
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
+    fn try_reset(&mut self) -> bool {
+        self.reset();
+        true
+    }
+
     /// Whether the object may be lent once more. Asked when an idle object is about to be lent; if
     /// the answer is no, it is dropped and a new one is made in its place.
     fn is_valid(&self) -> bool {
@@ -108,6 +141,10 @@ impl Poolable for String {
 impl<T: Poolable> Poolable for Box<T> {
     fn reset(&mut self) {
         (**self).reset();
+    }
+
+    fn try_reset(&mut self) -> bool {
+        (**self).try_reset()
     }
 
     fn is_valid(&self) -> bool {

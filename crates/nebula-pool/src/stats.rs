@@ -33,7 +33,7 @@ pub struct PoolStats {
     pub idle: usize,
     /// Objects made and charged.
     pub created: u64,
-    /// Objects dropped by the pool, for whatever reason; the next seven say for which.
+    /// Objects dropped by the pool, for whatever reason; the next eight say for which.
     pub destroyed: u64,
     /// Of these: their `is_valid` said no.
     pub invalidated: u64,
@@ -49,6 +49,8 @@ pub struct PoolStats {
     pub surplus: u64,
     /// Of these: they were too old, or idle for too long.
     pub expired: u64,
+    /// Of these: their [`try_reset`](crate::Poolable::try_reset) said no.
+    pub spoiled: u64,
     /// Objects that left the pool by `detach`.
     pub detached: u64,
     /// Objects that came from another level of a [tree](crate::HierarchicalPool) of pools.
@@ -61,8 +63,8 @@ pub struct PoolStats {
     pub reuses: u64,
     /// Gets that found nothing and stood in line, whatever came of it.
     pub waited: u64,
-    /// How long all those stood there together. Of the first 64 that is exact; of the others one in
-    /// eight is timed, and stands for all.
+    /// How long those stood there together who do no more. Of the first 64 that is exact; of the
+    /// others one in eight is timed, and stands for eight.
     pub wait_time: Duration,
     /// The most objects that were lent at one time, if
     /// [`track_peak`](crate::PoolConfig::track_peak) is on.
@@ -108,6 +110,7 @@ impl PoolStats {
             reclaimed: self.reclaimed.wrapping_add(other.reclaimed),
             surplus: self.surplus.wrapping_add(other.surplus),
             expired: self.expired.wrapping_add(other.expired),
+            spoiled: self.spoiled.wrapping_add(other.spoiled),
             detached: self.detached.wrapping_add(other.detached),
             borrowed: self.borrowed.wrapping_add(other.borrowed),
             passed: self.passed.wrapping_add(other.passed),
@@ -145,6 +148,7 @@ impl fmt::Display for PoolStats {
             (self.reclaimed, "reclaimed"),
             (self.surplus, "surplus"),
             (self.expired, "expired"),
+            (self.spoiled, "spoiled"),
         ];
         let mut separator = "; destroyed: ";
         for (count, cause) in causes.into_iter().filter(|(count, _)| *count > 0) {

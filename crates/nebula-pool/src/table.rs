@@ -18,6 +18,28 @@ pub(crate) struct Table<S> {
     /// How many of them have their slots: the first so many.
     grown: AtomicUsize,
     capacity: usize,
+    /// Who is adding a segment: his [`me`]. Zero if nobody is.
+    grower: AtomicUsize,
+}
+
+nebula_memory_core::nebula_thread_local! {
+    static HERE: u8 = 0
+}
+
+/// A number that no other thread has at the same time; above zero.
+fn me() -> usize {
+    HERE.with(|here| std::ptr::from_ref(here).addr())
+}
+
+/// The right to add a segment, until this is dropped.
+pub(crate) struct Growing<'t>(Option<&'t AtomicUsize>);
+
+impl Drop for Growing<'_> {
+    fn drop(&mut self) {
+        if let Some(grower) = self.0 {
+            grower.store(0, Ordering::Release);
+        }
+    }
 }
 
 struct Part<S> {
@@ -69,7 +91,7 @@ impl<S> Table<S> {
             slots: AtomicPtr::new(std::ptr::null_mut()),
             len: sizes.next().unwrap_or(0),
         })?;
-        Ok(Self { parts, grown: AtomicUsize::new(0), capacity })
+        Ok(Self { parts, grown: AtomicUsize::new(0), capacity, grower: AtomicUsize::new(0) })
     }
 
     /// How many slots there can be.
@@ -87,6 +109,17 @@ impl<S> Table<S> {
     pub(crate) fn next_segment(&self) -> Option<usize> {
         let part = self.parts.get(self.grown.load(Ordering::Acquire))?;
         Some(part.len * size_of::<S>())
+    }
+
+    /// The right to charge and add a segment. `None` if another thread has it, whose segment may be
+    /// enough: an account that has room for one need not have room for two. (The same thread may have
+    /// it twice, because an account's code may use the pool.)
+    pub(crate) fn begin(&self) -> Option<Growing<'_>> {
+        let me = me();
+        match self.grower.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => Some(Growing(Some(&self.grower))),
+            Err(other) => (other == me).then_some(Growing(None)),
+        }
     }
 
     /// Adds the next segment, if that is one of `bytes` bytes and nobody else adds it first: `None`
@@ -182,6 +215,18 @@ mod tests {
         assert_eq!(all(&table), [0, 1, 0, 1, 0]);
         table.iter_mut().for_each(|slot| **slot += 1);
         assert_eq!(all(&table), [1, 2, 1, 2, 1]);
+    }
+
+    #[test]
+    fn one_thread_at_a_time_grows() {
+        let table = Table::<Box<usize>>::new(10, Growth::Fixed(1)).unwrap();
+        let other = || std::thread::scope(|s| s.spawn(|| table.begin().is_some()).join().unwrap());
+        let first = table.begin().unwrap();
+        assert!(!other());
+        drop(table.begin().unwrap());
+        assert!(!other(), "the first is still at it");
+        drop(first);
+        assert!(other());
     }
 
     #[test]

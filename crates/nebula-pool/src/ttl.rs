@@ -38,7 +38,8 @@ use crate::{
 /// Every get reads the clock. By default that is one that is late by some milliseconds where the
 /// system has such a clock and the times are a second or more, because it costs a fifth of the exact
 /// one. While a [`Maintainer`](crate::Maintainer) runs, gets go by the time that its thread
-/// keeps, and read no clock at all.
+/// keeps, and read no clock at all, if the times are 16 milliseconds or more and by the machine's
+/// clock. (If that thread is held up, so is the pool's time.)
 ///
 /// Returns never read a clock. An idle time begins at the last time that anybody read it before the
 /// object came back. Objects that are lent for long from a pool that nobody else uses or
@@ -126,6 +127,9 @@ impl Expiring {
         let nanos = |time: Option<Duration>| time.map_or(NEVER, |time| to_nanos(time).min(NEVER));
         let (idle_time, lifetime) = (nanos(config.idle_time), nanos(config.lifetime));
         let shortest = idle_time.min(lifetime);
+        // A clock of somebody else may go as it likes between two looks.
+        let beat = clock.is_none().then(|| Duration::from_nanos(shortest / 16));
+        let keepers = Arc::new(Keepers::new(beat));
         let mode = Self {
             time: clock.map_or_else(|| Time::of_machine(shortest), Time::Given),
             known: AtomicU64::new(0),
@@ -134,7 +138,7 @@ impl Expiring {
             lifetime,
             farthest: 2 * shortest,
             births: AtomicU64::new(0),
-            keepers: Arc::new(Keepers::new(Duration::from_nanos(shortest / 16))),
+            keepers,
         };
         mode.read();
         mode

@@ -26,13 +26,16 @@ pub(crate) type Site = &'static Location<'static>;
 /// let held = pool.try_get()?;
 /// let holders = pool.holders();
 /// assert_eq!((holders.len(), holders[0].location.line()), (1, line!() - 2));
-/// println!("{}", holders[0]); // lent at src/main.rs:6 by thread `main`, 1.2µs ago
+/// println!("{}", holders[0]); // #0 lent at src/main.rs:6 by thread `main`, 1.2µs ago
 /// # drop(held);
 /// # Ok::<(), nebula_memory_core::MemoryError>(())
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Holder {
+    /// Which get it was, of all that were tracked in this pool: the same number in two reports is the
+    /// same hold.
+    pub number: u64,
     /// Where in the code it was taken.
     pub location: &'static Location<'static>,
     /// For how long it has been held.
@@ -45,7 +48,7 @@ pub struct Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lent at {}:{}", self.location.file(), self.location.line())?;
+        write!(f, "#{} lent at {}:{}", self.number, self.location.file(), self.location.line())?;
         match &self.thread {
             Some(thread) => write!(f, " by thread `{thread}`")?,
             None => write!(f, " by {:?}", self.thread_id)?,
@@ -56,6 +59,7 @@ impl fmt::Display for Holder {
 
 /// One lent object.
 struct Held {
+    number: u64,
     site: Site,
     since: Instant,
     thread: Thread,
@@ -65,6 +69,7 @@ struct Holders {
     /// By the address of the slot. Nothing is allocated under the lock.
     held: Mutex<HashMap<usize, Held>>,
     longest_nanos: AtomicU64,
+    next_number: AtomicU64,
 }
 
 impl Holders {
@@ -103,8 +108,11 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(config: &PoolConfig) -> Option<Box<Self>> {
-        let holders =
-            || Holders { held: Mutex::new(HashMap::new()), longest_nanos: AtomicU64::new(0) };
+        let holders = || Holders {
+            held: Mutex::new(HashMap::new()),
+            longest_nanos: AtomicU64::new(0),
+            next_number: AtomicU64::new(0),
+        };
         let watch = Self {
             lent: config.track_peak.then(Lent::default),
             holders: config.track_holders.then(holders),
@@ -123,7 +131,8 @@ impl Watch {
             }
         }
         if let Some(holders) = &self.holders {
-            let held = Held { site, since: Instant::now(), thread: thread::current() };
+            let number = holders.next_number.fetch_add(1, Relaxed);
+            let held = Held { number, site, since: Instant::now(), thread: thread::current() };
             holders.insert(slot, held);
         }
     }
@@ -151,19 +160,21 @@ impl Watch {
         loop {
             let held = holders.held.lock();
             if list.capacity() >= held.len() {
-                list.extend(held.values().map(|held| (held.site, held.since, held.thread.clone())));
+                let copy = |held: &Held| Held { thread: held.thread.clone(), ..*held };
+                list.extend(held.values().map(copy));
                 break;
             }
             let needed = held.len();
             drop(held);
             list = Vec::with_capacity(needed);
         }
-        list.sort_by_key(|(_, since, _)| *since);
-        let holder = |(location, since, thread): (Site, Instant, Thread)| Holder {
-            location,
-            held_for: since.elapsed(),
-            thread_id: thread.id(),
-            thread: thread.name().map(str::to_owned),
+        list.sort_by_key(|held| (held.since, held.number));
+        let holder = |held: Held| Holder {
+            number: held.number,
+            location: held.site,
+            held_for: held.since.elapsed(),
+            thread_id: held.thread.id(),
+            thread: held.thread.name().map(str::to_owned),
         };
         list.into_iter().map(holder).collect()
     }

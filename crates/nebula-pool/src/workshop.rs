@@ -122,38 +122,36 @@ impl<A: Account, C> Workshop<A, C> {
         let renewed = {
             // SAFETY: the caller's promises are the callee's; the reference ends with the block.
             let object = unsafe { slot.object_mut() };
-            quietly(|| {
-                object.reset();
-                (object.heap_size(), object.value())
-            })
+            quietly(|| object.try_reset().then(|| (object.heap_size(), object.value())))
         };
         match renewed {
-            Some((size, value)) if size == slot.charged() && size < self.unnoticed => {
+            Some(Some((size, value))) if size == slot.charged() && size < self.unnoticed => {
                 slot.set_value(value);
                 Renewed::Same
             }
             // SAFETY: the caller's promises are the callee's.
-            Some((size, value)) => unsafe { self.settle(slot, size, value) },
-            None => {
+            Some(Some((size, value))) => unsafe { self.settle(slot, size, value) },
+            failed => {
+                let cause = if failed.is_none() { Cause::Quarantined } else { Cause::Spoiled };
                 // SAFETY: as above.
-                unsafe { self.quarantine(slot) };
+                unsafe { self.give_up(slot, cause) };
                 Renewed::Gone
             }
         }
     }
 
-    /// Ends an object that panicked when it came back.
+    /// Ends an object that was no good when it came back.
     ///
     /// # Safety
     /// The caller owns the slot, and there is an object, to which no reference lives.
     #[cold]
     #[inline(never)]
-    unsafe fn quarantine<T: Poolable, H>(&self, slot: &Slot<T, H>) {
+    unsafe fn give_up<T: Poolable, H>(&self, slot: &Slot<T, H>, cause: Cause) {
         if let Some(watch) = &self.watch {
             watch.come_back(address(slot));
         }
         // SAFETY: the caller's promises are the callee's.
-        unsafe { self.discard(slot, Cause::Quarantined) };
+        unsafe { self.discard(slot, cause) };
     }
 
     /// Looks after an object that has come back and is watched, or of another size than before: keeps

@@ -37,6 +37,19 @@ impl Poolable for Watched {
     }
 }
 
+/// An object that owns nothing any more when it has come back.
+struct Shrinking(usize);
+
+impl Poolable for Shrinking {
+    fn reset(&mut self) {
+        self.0 = 0;
+    }
+
+    fn heap_size(&self) -> usize {
+        self.0
+    }
+}
+
 type Pool = ThreadSafePool<Watched>;
 
 fn pool(capacity: usize, warm_up: usize) -> Arc<Pool> {
@@ -312,6 +325,28 @@ fn who_waits_is_served_or_told_that_the_pool_is_closed() {
         drop(held);
         user.join().unwrap();
         closer.join().unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.lent, stats.idle), (0, 0), "{stats}");
+    });
+}
+
+/// A sweep that finds the object not to be the one that it wanted puts it back, and who closes the pool in
+/// the meantime passes it by.
+#[test]
+fn a_sweep_that_changes_its_mind_leaves_nothing_in_a_closed_pool() {
+    model(2, || {
+        let config = PoolConfig::builder().capacity(1).warm_up(1).build().unwrap();
+        let pool = Arc::new(ThreadSafePool::new(&config, || Shrinking(10)).unwrap());
+        let run = |work: fn(&ThreadSafePool<Shrinking>)| {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || work(&pool))
+        };
+        // It wants what is charged.
+        let sweeper = run(|pool| assert!(pool.reclaim(5, PressureLevel::High) <= 10));
+        let user = run(|pool| drop(pool.try_get()));
+        run(|pool| pool.close()).join().unwrap();
+        sweeper.join().unwrap();
+        user.join().unwrap();
         let stats = pool.stats();
         assert_eq!((stats.lent, stats.idle), (0, 0), "{stats}");
     });

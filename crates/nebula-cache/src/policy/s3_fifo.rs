@@ -11,17 +11,12 @@
 
 use std::collections::TryReserveError;
 
-use nebula_memory_core::sync::atomic::{AtomicU8, Ordering::Relaxed};
-
 use super::{
-    Nodes, Policy,
+    Newcomer, Nodes, Place, Queue, drive,
     ghosts::{Ghosts, Ring},
-    links::{Linked, Links, Queue},
+    links::tally,
 };
-use crate::slab::NONE;
-
-/// Hits beyond these are not counted.
-const MOST_HITS: u8 = 3;
+use crate::{PolicyKind, slab::NONE};
 
 /// Hits in the small queue that earn a place in the main one.
 const HITS_TO_STAY: u8 = 2;
@@ -29,127 +24,103 @@ const HITS_TO_STAY: u8 = 2;
 /// The small queue's share of the weight is one in this many.
 const SMALL_SHARE: usize = 10;
 
+/// S3-FIFO (Yang et al., SOSP 2023): a small queue filters what is used once, the main queue gives
+/// second chances. A hit is one relaxed store to the entry.
 #[derive(Debug, Default)]
-pub(crate) struct S3Fifo {
+pub struct S3Fifo {
     small: Queue,
     main: Queue,
     ghosts: Ghosts,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Node {
-    links: Links,
-    hits: AtomicU8,
-    place: Place,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
-    #[default]
-    Small,
-    Main,
-}
-
-impl Node {
-    /// The counter, exclusively.
-    fn take_hit(&mut self) -> bool {
-        let hits = self.hits.load(Relaxed);
-        if hits > 0 {
-            self.hits.store(hits - 1, Relaxed);
-        }
-        hits > 0
-    }
-}
-
-impl Linked for Node {
-    #[inline]
-    fn links(&self) -> &Links {
-        &self.links
-    }
-
-    #[inline]
-    fn links_mut(&mut self) -> &mut Links {
-        &mut self.links
-    }
-}
+const SMALL: Place = Place::First;
+const MAIN: Place = Place::Second;
 
 impl S3Fifo {
     const fn queue(&mut self, place: Place) -> &mut Queue {
         match place {
-            Place::Small => &mut self.small,
-            Place::Main => &mut self.main,
+            SMALL => &mut self.small,
+            _ => &mut self.main,
         }
-    }
-
-    fn push_main<N: Nodes<Node>>(&mut self, nodes: &mut N, token: u32) {
-        nodes.node_mut(token).place = Place::Main;
-        self.main.push(nodes, token);
     }
 }
 
-impl Policy for S3Fifo {
-    type Node = Node;
+impl drive::Policy for S3Fifo {
     type Memory = Vec<Ring>;
 
-    #[inline]
-    fn hit(node: &Node) {
-        // Two threads may count as one here, which costs nothing but a little precision; a
-        // read-modify-write would cost every hit.
-        let hits = node.hits.load(Relaxed);
-        if hits < MOST_HITS {
-            node.hits.store(hits + 1, Relaxed);
-        }
+    fn new(_kind: PolicyKind) -> Self {
+        Self::default()
+    }
+
+    fn kind(&self) -> PolicyKind {
+        PolicyKind::S3Fifo
     }
 
     #[inline]
-    fn insert<N: Nodes<Node>>(&mut self, nodes: &mut N, token: u32) {
-        if self.ghosts.recall(nodes.hash(token)) {
-            self.push_main(nodes, token);
+    fn admit(&mut self, hash: u32) -> Newcomer {
+        Newcomer { kind: u8::from(self.ghosts.recall(hash)) }
+    }
+
+    #[inline(always)]
+    fn insert<N: Nodes>(&mut self, nodes: &mut N, token: u32, newcomer: Newcomer) {
+        if newcomer.kind == 0 {
+            self.small.push_to(nodes, token, SMALL);
         } else {
-            self.small.push(nodes, token);
+            self.main.push_to(nodes, token, MAIN);
         }
     }
 
-    fn remove<N: Nodes<Node>>(&mut self, nodes: &mut N, token: u32) {
+    fn remove<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
         let place = nodes.node(token).place;
         self.queue(place).unlink(nodes, token);
     }
 
+    fn restore<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
+        self.main.push_to(nodes, token, MAIN);
+    }
+
     /// Amortised O(1): an entry that is passed over has lost one of its at most three hits, or has
     /// left the small queue for good.
-    fn evict<N: Nodes<Node>>(&mut self, nodes: &mut N) -> Option<u32> {
+    #[inline(always)]
+    fn evict<N: Nodes>(&mut self, nodes: &mut N, _newcomer: Option<&Newcomer>) -> Option<u32> {
         loop {
             let weight = self.small.weight() + self.main.weight();
             let from_small = !self.small.is_empty()
                 && (self.main.is_empty() || self.small.weight() >= weight / SMALL_SHARE);
-            let token = if from_small { self.small.tail() } else { self.main.tail() };
-            if token == NONE {
-                return None;
-            }
             if from_small {
-                self.small.unlink(nodes, token);
-                let node = nodes.node_mut(token);
-                if node.hits.load(Relaxed) < HITS_TO_STAY {
-                    self.ghosts.remember(nodes.hash(token));
+                let token = self.small.tail();
+                let (node, hash) = nodes.node_and_hash(token);
+                let (stays, newer) = (node.hits() >= HITS_TO_STAY, node.links.newer);
+                node.set_hits(0);
+                self.small.pop(nodes, newer);
+                if !stays {
+                    self.ghosts.remember(hash);
                     return Some(token);
                 }
-                node.hits.store(0, Relaxed);
+                self.main.push_to(nodes, token, MAIN);
             } else {
-                self.main.unlink(nodes, token);
-                if !nodes.node_mut(token).take_hit() {
+                let token = self.main.tail();
+                if token == NONE {
+                    return None;
+                }
+                let node = nodes.node_mut(token);
+                let (hits, newer) = (node.hits(), node.links.newer);
+                if hits == 0 {
+                    self.main.pop(nodes, newer);
                     return Some(token);
                 }
+                node.set_hits(hits - 1);
+                self.main.turn(nodes);
             }
-            self.push_main(nodes, token);
         }
     }
 
-    fn reweigh<N: Nodes<Node>>(&mut self, nodes: &N, token: u32, old: usize) {
+    fn reweigh<N: Nodes>(&mut self, nodes: &N, token: u32, old: usize) {
         let new = nodes.weight(token);
         self.queue(nodes.node(token).place).reweigh(old, new);
     }
 
-    fn relocate<N: Nodes<Node>>(&mut self, nodes: &mut N, _from: u32, to: u32) {
+    fn relocate<N: Nodes>(&mut self, nodes: &mut N, _from: u32, to: u32) {
         let place = nodes.node(to).place;
         self.queue(place).relocate(nodes, to);
     }
@@ -158,7 +129,7 @@ impl Policy for S3Fifo {
         self.ghosts.wanted(slots)
     }
 
-    fn allocate(bytes: usize) -> Result<Vec<Ring>, TryReserveError> {
+    fn allocate(&self, bytes: usize) -> Result<Vec<Ring>, TryReserveError> {
         Ghosts::allocate(bytes)
     }
 
@@ -174,16 +145,15 @@ impl Policy for S3Fifo {
         self.ghosts.bytes()
     }
 
-    fn validate<N: Nodes<Node>>(&self, nodes: &N, len: usize, weight: usize) -> Result<(), String> {
-        self.small.validate(nodes, |node: &Node| node.place == Place::Small)?;
-        self.main.validate(nodes, |node: &Node| node.place == Place::Main)?;
+    fn coldest_first<N: Nodes>(&self, nodes: &N, mut each: impl FnMut(u32)) {
+        self.small.oldest_first(nodes, &mut each);
+        self.main.oldest_first(nodes, each);
+    }
+
+    fn validate<N: Nodes>(&self, nodes: &N, len: usize, weight: usize) -> Result<(), String> {
+        self.small.validate(nodes, |node| node.place == SMALL)?;
+        self.main.validate(nodes, |node| node.place == MAIN)?;
         self.ghosts.validate()?;
-        let queued = self.small.len() + self.main.len();
-        let weighed = self.small.weight() + self.main.weight();
-        if (queued, weighed) == (len, weight) {
-            Ok(())
-        } else {
-            Err(format!("{queued} entries of {weighed} bytes are queued, not {len} of {weight}"))
-        }
+        tally(&[&self.small, &self.main], len, weight)
     }
 }

@@ -66,7 +66,7 @@ impl Division {
         let tenants = capacity - shared;
         let guaranteed = tenants / 3 / usize::from(options.tenants);
         // Room is left beside the cache's entries for its tables and for the buffers.
-        let cache = CacheConfig::builder().capacity((shared / 2).max(1).into()).build()?;
+        let cache = CacheConfig::builder().bytes((shared / 2).max(1).into()).build()?;
         let pool =
             PoolConfig::builder().capacity(options.threads.into()).track_peak(true).build()?;
         let monitoring = MonitoringConfig::builder().thresholds(0.60, 0.75, 0.90).build()?;
@@ -98,7 +98,7 @@ fn plain(options: &Options, input: &Input, division: &Division) -> Result<Report
     let cache = ConcurrentComputeCache::builder(division.config.cache.clone());
     let shared = Shared {
         buffers: Arc::new(ThreadSafePool::new(&division.config.pool, Vec::new)?),
-        summaries: Arc::new(cache.with_weigher(weigh as fn(&_, &_) -> _).build()?),
+        summaries: Arc::new(cache.with_weigher(weigh).with_idle_expiry().build()?),
         _budget: None,
     };
     let accounts = (0..options.tenants).map(|_| (Unlimited, None)).collect();

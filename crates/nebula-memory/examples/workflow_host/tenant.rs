@@ -6,7 +6,9 @@ use hashbrown::{DefaultHashBuilder, HashMap};
 use nebula_memory::{
     Tenant,
     arena::{Arena, ArenaConfig},
-    cache::{ComputeError, ConcurrentComputeCache},
+    cache::{
+        AnyPolicy, ComputeError, ConcurrentComputeCache, TimedAndIdle, Untagged, Weighed, With,
+    },
     core::{
         Account, Accounted, Global, MemoryError,
         allocator_api2::{boxed::Box as ABox, vec::Vec as AVec},
@@ -21,8 +23,11 @@ use crate::text::{Checksum, ContentKey, Summary};
 pub(crate) type Heap<A> = Accounted<Global, A>;
 
 /// Summaries of texts by what they say; the weigher tells what a summary holds on the heap.
-pub(crate) type Summaries<A> =
-    ConcurrentComputeCache<ContentKey, Arc<Summary>, A, fn(&ContentKey, &Arc<Summary>) -> usize>;
+pub(crate) type Summaries<A> = ConcurrentComputeCache<
+    ContentKey,
+    Arc<Summary>,
+    With<AnyPolicy, Weighed, TimedAndIdle, Untagged, A>,
+>;
 
 /// What all tenants share.
 pub(crate) struct Shared<A: Account> {

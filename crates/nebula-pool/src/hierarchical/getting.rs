@@ -156,10 +156,7 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     fn get_other(&self, site: Site) -> Result<PoolGuard<'_, Self>, MemoryError> {
         match self.take()? {
             Some(taken) => self.lend(taken, site),
-            None => {
-                let in_use = self.tree.lock().levels[self.number].lent;
-                Err(MemoryError::PoolExhausted { in_use, capacity: self.capacity })
-            }
+            None => Err(self.exhausted()),
         }
     }
 
@@ -336,6 +333,73 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     }
 }
 
+impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
+    /// Gives a new level its first idle objects: takes what is idle above, and makes the others.
+    ///
+    /// # Errors
+    /// [`MemoryError::PoolExhausted`] if there is no room for all of them; the refusal of an account;
+    /// the error of the factory. Then none of them is there, and those above are where they were.
+    pub(super) fn warm_up(&self, objects: usize) -> Result<(), MemoryError> {
+        let mut first = WarmUp { pool: self, claims: Vec::new() };
+        for _ in 0..objects {
+            let taken = self.tree.lock().take_from_others(self.number, false)?;
+            let Some(taken) = taken else { return Err(self.exhausted()) };
+            first.claims.push(Claim::new(self, taken));
+        }
+        for claim in first.claims.iter_mut().filter(|claim| !claim.is_borrowed()) {
+            let place = self.settle(claim)?;
+            self.make(claim, place)?;
+        }
+        // Last, because it cannot be undone for certain.
+        for claim in &first.claims {
+            if let Taken::Borrowed(place, from) = &claim.taken {
+                self.admit(*place, from)?;
+            }
+        }
+        // All are in the level's books, and idle there when their claims are dropped.
+        for mut claim in first.claims.drain(..).rev() {
+            if let Taken::Borrowed(place, _) = &claim.taken {
+                claim.taken = Taken::Own(*place);
+            }
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn exhausted(&self) -> MemoryError {
+        let in_use = self.tree.lock().levels[self.number].lent;
+        MemoryError::PoolExhausted { in_use, capacity: self.capacity }
+    }
+}
+
+/// The first objects of a level. If this is dropped with any, they are not the level's: those that were
+/// made are dropped, and those that were borrowed are given back.
+struct WarmUp<'p, T: Poolable, A: Account> {
+    pool: &'p HierarchicalPool<T, A>,
+    claims: Vec<Claim<'p, T, A>>,
+}
+
+impl<T: Poolable, A: Account> Drop for WarmUp<'_, T, A> {
+    fn drop(&mut self) {
+        for claim in self.claims.drain(..).rev() {
+            let (place, admitted_from) = match &claim.taken {
+                Taken::Room => continue,
+                Taken::Own(place) => (*place, None),
+                Taken::Borrowed(place, from) => (*place, Some(Arc::clone(from))),
+            };
+            // SAFETY: slots live for as long as the tree's table.
+            let slot = unsafe { place.as_ref() };
+            if !slot.is_full() || slot.head.level() != self.pool.number {
+                continue;
+            }
+            if admitted_from.is_none_or(|from| from.admit(place, self.pool).is_err()) {
+                claim.forget();
+                self.pool.drop_object(place, Cause::Reclaimed);
+            }
+        }
+    }
+}
+
 /// What was taken for a level, and goes back when this is dropped.
 struct Claim<'p, T: Poolable, A: Account> {
     pool: &'p HierarchicalPool<T, A>,
@@ -347,10 +411,16 @@ impl<'p, T: Poolable, A: Account> Claim<'p, T, A> {
         Self { pool, taken }
     }
 
-    /// The place, which is the level's own, is the caller's from now on.
-    fn forget(self) {
-        debug_assert!(matches!(self.taken, Taken::Own(_)));
+    /// The place, whose object is in the level's books, is the caller's from now on.
+    fn forget(mut self) {
+        debug_assert!(!matches!(self.taken, Taken::Room));
+        // (The handle of another level is dropped.)
+        self.taken = Taken::Room;
         std::mem::forget(self);
+    }
+
+    const fn is_borrowed(&self) -> bool {
+        matches!(self.taken, Taken::Borrowed(..))
     }
 }
 

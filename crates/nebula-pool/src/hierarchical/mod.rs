@@ -125,8 +125,12 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     /// # Errors
     /// [`MemoryError::InvalidConfig`] if `config` is not valid for this pool, has a capacity above
     /// this level's, or sets a growth; [`MemoryError::Closed`] if this level is
-    /// [closed](Self::close); the refusal of the account or the error of the factory if the objects
-    /// of the warm-up could not be made. Then nothing stays charged.
+    /// [closed](Self::close); [`MemoryError::PoolExhausted`] if a level above has no room for the
+    /// warm-up; the refusal of the account or the error of the factory if the objects of the warm-up
+    /// could not be made. Then nothing stays charged, and what was borrowed for it is back where it was.
+    ///
+    /// # Panics
+    /// If the factory does; as above.
     pub fn child(
         self: &Arc<Self>,
         config: &PoolConfig,
@@ -143,11 +147,7 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
         let factory = Arc::clone(self.workshop.factory());
         let (tree, parent) = (Arc::clone(&self.tree), Some(Arc::clone(self)));
         let pool = Self::level(config, books, factory, tree, parent)?;
-        if let Err(error) = pool.fill(config.warm_up) {
-            // What was borrowed for it goes back when it ends.
-            pool.unmake(usize::try_from(pool.stats().created).unwrap_or(usize::MAX));
-            return Err(error);
-        }
+        pool.warm_up(config.warm_up)?;
         Ok(pool)
     }
 
@@ -229,7 +229,8 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     }
 
     /// The sums of the figures of all levels that the tree has, or has had; the capacity is the
-    /// root's.
+    /// root's. (Of the levels' peaks, the sum is an upper bound of the tree's, and so is the capacity;
+    /// of levels that are gone, the highest peak counts.)
     pub fn tree_stats(&self) -> PoolStats {
         let mut levels = Vec::new();
         let ended = loop {
@@ -244,7 +245,9 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
         };
         let add = |sum: PoolStats, level: &Arc<Self>| sum.plus(&level.stats());
         let sum = levels.iter().fold(ended, add);
-        PoolStats { capacity: self.root().capacity, places: self.tree.table.len(), ..sum }
+        let capacity = self.root().capacity;
+        let peak_lent = sum.peak_lent.map(|peak| peak.min(capacity));
+        PoolStats { capacity, places: self.tree.table.len(), peak_lent, ..sum }
     }
 
     /// Who holds which object of this level since when, if
@@ -257,8 +260,13 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     /// Adds places, if there can be more.
     fn grow(&self) -> Result<(), MemoryError> {
         let (table, books) = (&self.tree.table, &self.root().workshop.books);
+        let Some(_growing) = table.begin() else {
+            // Somebody else is about to add places.
+            yield_now();
+            return Ok(());
+        };
         let Some(bytes) = table.next_segment() else {
-            // Somebody else is about to add the last places.
+            // Somebody else has just added the last ones.
             yield_now();
             return Ok(());
         };

@@ -81,7 +81,7 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     /// # Ok::<(), nebula_memory_core::MemoryError>(())
     /// ```
     pub fn close(&self) {
-        self.tree.change(|state| state.close(self.number));
+        self.tree.close(self.number);
         let mut number = 0;
         loop {
             let pool = {
@@ -232,7 +232,7 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
     }
 
     /// Ends an object of this level, which counts as lent.
-    fn drop_object(&self, place: NonNull<Place<T>>, cause: Cause) {
+    pub(super) fn drop_object(&self, place: NonNull<Place<T>>, cause: Cause) {
         let (object, bytes) = self.vacate(place);
         self.workshop.destroy(object, bytes, cause);
     }
@@ -263,13 +263,6 @@ impl<T: Poolable, A: Account> HierarchicalPool<T, A> {
             self.workshop.destroy(object, bytes, Cause::Reclaimed);
         }
         quota.bytes_given()
-    }
-
-    /// Drops up to so many idle objects: what was made for a level that comes to nothing.
-    pub(super) fn unmake(&self, objects: usize) {
-        let next =
-            |pool: &Self| pool.unhold(&mut pool.tree.lock(), |s| s.levels[pool.number].pop());
-        self.discard(Quota::objects(objects), next);
     }
 }
 
@@ -317,7 +310,7 @@ impl<T: Poolable, A: Account> Drop for HierarchicalPool<T, A> {
     fn drop(&mut self) {
         // Nobody has a handle, and so nobody waits, but for futures that were leaked; and nothing is
         // below it.
-        self.tree.change(|state| state.levels[self.number].close());
+        self.tree.close(self.number);
         self.shed();
         let before = self.stats();
         if before.lent > 0 {
@@ -331,7 +324,9 @@ impl<T: Poolable, A: Account> Drop for HierarchicalPool<T, A> {
         let stats = PoolStats { capacity, places, lent, idle, gets: before.gets, ..self.stats() };
         let handle = {
             let mut state = self.tree.lock();
-            state.ended = state.ended.plus(&stats);
+            // Levels come and go without end, and their peaks don't add up.
+            let peak_lent = state.ended.peak_lent.max(stats.peak_lent);
+            state.ended = PoolStats { peak_lent, ..state.ended.plus(&stats) };
             let level = &mut state.levels[self.number];
             level.live = false;
             std::mem::replace(&mut level.pool, Weak::new())
@@ -343,6 +338,10 @@ impl<T: Poolable, A: Account> Drop for HierarchicalPool<T, A> {
 /// Idle objects of this level that something is charged for are dropped, those of the least value
 /// first. All but critical requests leave the least number of idle objects there. It stops where it
 /// would have to wait for the tree's lock.
+///
+/// What other levels have idle is not touched, nor is what levels below have: each level is to be
+/// registered by itself, with the budget that its account belongs to. O(n) in the number of the level's
+/// idle objects for each that goes, under the tree's lock.
 impl<T: Poolable + Send, A: Account + Send + Sync> Reclaim for HierarchicalPool<T, A> {
     fn reclaimable(&self) -> usize {
         let Some(state) = self.tree.try_lock() else { return 0 };

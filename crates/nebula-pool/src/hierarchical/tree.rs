@@ -89,6 +89,26 @@ impl<T: Poolable, A: Account> Tree<T, A> {
         result
     }
 
+    /// Closes `top` and all levels below it. All who wait there get to know at once, so that nobody
+    /// stands between those who still can be served and what comes free.
+    pub(super) fn close(&self, top: usize) {
+        // Room for those who wait there; no level frees anything by being closed.
+        let mut refused = Vec::new();
+        loop {
+            let mut state = self.lock();
+            if refused.capacity() >= state.line.len() {
+                state.close(top, &mut refused);
+                break;
+            }
+            let needed = state.line.len();
+            drop(state);
+            refused = Vec::with_capacity(needed);
+        }
+        for slot in refused {
+            slot.wake();
+        }
+    }
+
     /// Adds a level; its number.
     ///
     /// # Errors
@@ -228,7 +248,7 @@ impl<T: Poolable, A: Account> Level<T, A> {
     }
 
     /// Lends and keeps nothing from now on.
-    pub(super) const fn close(&mut self) {
+    const fn close(&mut self) {
         self.closed = true;
         self.surplus = 0;
     }
@@ -396,16 +416,27 @@ impl<T: Poolable, A: Account> State<T, A> {
         self.path(level, None).skip(1).find(wants)
     }
 
-    /// Closes `top` and all levels below it.
-    pub(super) fn close(&mut self, top: usize) {
+    /// Closes `top` and all levels below it. Who waits there is out of the line, refused, and to be
+    /// woken: `refused` has room for all.
+    fn close(&mut self, top: usize, refused: &mut Vec<Arc<WaitSlot<T, A>>>) {
         for level in 0..self.levels.len() {
             if self.levels[level].live && self.is_below(level, top) {
                 self.levels[level].close();
             }
         }
+        let levels = &self.levels;
+        self.line.retain(|place| {
+            let closed = levels[place.level].closed;
+            if closed {
+                // Still under the lock: who leaves the line finds itself either in it or served.
+                place.slot.put(Err(MemoryError::Closed { what: "the pool" }));
+                refused.push(Arc::clone(&place.slot));
+            }
+            !closed
+        });
     }
 
-    /// Gives an outcome to the first in line for whom there is one; he is to be woken.
+    /// Gives what there is to the first in line who can have it; he is to be woken.
     ///
     /// O(n) in the number of those who wait; but each level is asked only once.
     fn serve(&mut self) -> Option<Arc<WaitSlot<T, A>>> {
@@ -416,10 +447,11 @@ impl<T: Poolable, A: Account> State<T, A> {
                 continue;
             }
             self.levels[level].asked = self.round;
-            let Some(outcome) = self.take(level).transpose() else { continue };
+            // (Nobody waits for a closed level.)
+            let Ok(Some(taken)) = self.take(level) else { continue };
             if let Some(first) = self.line.remove(at) {
                 // Still under the lock: who leaves the line finds itself either in it or served.
-                first.slot.put(outcome);
+                first.slot.put(Ok(taken));
                 return Some(first.slot);
             }
         }

@@ -23,6 +23,13 @@ pub(super) struct Epochs {
 /// How many things one round of collecting gets done at least.
 const AT_ONCE: usize = 8;
 
+/// Rounds in passing: an epoch ends after two steps, and one more for what was under way.
+pub(super) const A_FEW: usize = 3;
+
+/// Rounds for who wants to see storage freed: whoever took part has left something behind, all of which
+/// comes first.
+pub(super) const MANY: usize = 2048;
+
 impl Epochs {
     pub(super) fn new(parts: usize) -> Self {
         let over = (0..parts).map(|_| AtomicBool::new(false)).collect();
@@ -45,11 +52,14 @@ impl Epochs {
         self.over[part].load(Ordering::Relaxed) && self.over[part].swap(false, Ordering::Acquire)
     }
 
-    /// Goes on to later epochs, as far as that is possible, so that `parts` parts get to know.
-    pub(super) fn advance(&self, parts: usize) {
+    /// Goes on to later epochs, as far as that is possible in so many rounds, so that `parts` parts get
+    /// to know.
+    pub(super) fn advance(&self, parts: usize, rounds: usize) {
         let handle = self.collector.register();
-        // An epoch ends after two steps; one more for what was under way.
-        for _ in 0..3 + parts / AT_ONCE {
+        for _ in 0..rounds + parts / AT_ONCE {
+            if self.over.iter().filter(|over| over.load(Ordering::Relaxed)).count() >= parts {
+                break;
+            }
             handle.pin().flush();
         }
     }

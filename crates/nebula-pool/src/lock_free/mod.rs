@@ -20,11 +20,12 @@ use nebula_memory_core::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        thread::yield_now,
     },
 };
 
 use self::{
-    epochs::Epochs,
+    epochs::{A_FEW, Epochs},
     list::MOST,
     part::{Address, Part, Parts, Place},
 };
@@ -35,14 +36,15 @@ use crate::{
     config::Abilities,
     factory::{self, SharedFactory},
     home::Home,
-    keeping::{Keeping, Quota},
+    keeping::Keeping,
     watch::Site,
     workshop::{self, Workshop},
 };
 
 /// A pool of objects for many threads in which nobody ever waits for anybody: no locks and no
 /// parking, neither in gets nor in returns nor while it grows and shrinks. A thread that is stopped
-/// anywhere keeps the object that it has, and nothing else.
+/// anywhere keeps the object that it has. (In `stats`, `maintain`, `trim` or a reclaim, or in a get that
+/// meets one of these at work, it also holds up the freeing of storage.)
 ///
 /// There is no waiting for objects, either: who finds all of them lent gets an error. Where many
 /// threads get and return at the same time,
@@ -85,6 +87,9 @@ pub struct LockFreePool<T: Poolable, A: Account = Unlimited> {
     parts: Parts<T>,
     workshop: Workshop<A, SharedFactory<T>>,
 }
+
+/// How often somebody who is refused the storage of places looks if somebody else has got it, at most.
+const LOOKS: usize = 1000;
 
 /// Bytes of the `Arc` of the epochs' flags: two counters before them.
 fn epochs_size(parts: usize) -> usize {
@@ -209,13 +214,6 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Drops what is idle in a closed pool.
-    #[cold]
-    #[inline(never)]
-    fn empty(&self) {
-        self.discard(Quota::ALL, Cause::Surplus, |_| true);
-    }
-
     /// The most objects that can be lent at once.
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -288,7 +286,7 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
     fn claim_vacant(&self) -> Result<Option<Claim<'_, T>>, MemoryError> {
         // Whoever is about to be charged for more gives back first what nobody needs.
         if self.parts.iter().any(Part::is_retiring) {
-            self.free();
+            self.free(A_FEW);
         }
         // Storage may come while we look, so that the second round asks all.
         for anywhere in [false, true] {
@@ -309,9 +307,30 @@ impl<T: Poolable, A: Account> LockFreePool<T, A> {
     }
 
     /// Sees to it that a part has storage, of which the caller has a place (or nobody has any).
+    ///
+    /// Threads that do so at the same time don't wait for each other, and all are charged for a moment.
+    /// Only one that is refused that looks, [`LOOKS`] times at most, what comes of the others.
     fn allocate(&self, part: &Part<T>) -> Result<(), MemoryError> {
         let bytes = part.size();
-        self.workshop.books.expand(bytes)?;
+        let allocating = part.begin();
+        let mut looks = 0..LOOKS;
+        while let Err(refusal) = self.workshop.books.expand(bytes) {
+            let mut others = false;
+            while allocating.is_shared() && looks.next().is_some() {
+                others = true;
+                if part.has_storage() {
+                    return Ok(());
+                }
+                yield_now();
+            }
+            // Asked after that: others have been there before they went.
+            if part.has_storage() {
+                return Ok(());
+            }
+            if !others {
+                return Err(refusal);
+            }
+        }
         let done = part.allocate();
         if !matches!(done, Ok(true)) {
             self.workshop.books.contract(bytes);

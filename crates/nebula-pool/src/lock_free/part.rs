@@ -26,7 +26,7 @@ use std::{
 use crossbeam_epoch::Guard;
 use nebula_memory_core::{
     MemoryError,
-    sync::atomic::{AtomicPtr, AtomicU32, Ordering},
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering},
 };
 
 use super::{
@@ -76,6 +76,22 @@ impl<T> Slot<T, Address<T>> {
     }
 }
 
+/// Somebody is about to allocate the storage of a part.
+pub(super) struct Allocating<'p>(&'p AtomicUsize);
+
+impl Allocating<'_> {
+    /// Whether there are others.
+    pub(super) fn is_shared(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 1
+    }
+}
+
+impl Drop for Allocating<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A slot of a lock-free pool.
 pub(super) type Place<T> = Slot<T, Address<T>>;
 
@@ -109,6 +125,8 @@ struct Fixed<T> {
     retired: AtomicPtr<Place<T>>,
     links: Box<[AtomicU32]>,
     number: u32,
+    /// How many threads are about to allocate the storage.
+    allocating: AtomicUsize,
     /// Gets that slots had counted which are gone.
     past_gets: AtomicU64,
 }
@@ -138,6 +156,7 @@ impl<T> Part<T> {
             retired: AtomicPtr::new(std::ptr::null_mut()),
             links: new_segment(places, |index| link(index, places))?,
             number: u32::try_from(number).unwrap_or(u32::MAX),
+            allocating: AtomicUsize::new(0),
             past_gets: AtomicU64::new(0),
         };
         Ok(Self {
@@ -265,6 +284,12 @@ impl<T> Part<T> {
         }
         // SAFETY: the place is the caller's, and the storage stays for as long as it is.
         Some(unsafe { self.slot(place) })
+    }
+
+    /// Counts the caller, until what this returns is dropped, among those who allocate.
+    pub(super) fn begin(&self) -> Allocating<'_> {
+        self.fixed().allocating.fetch_add(1, Ordering::AcqRel);
+        Allocating(&self.fixed().allocating)
     }
 
     /// Allocates the storage, for a place of the caller's, unless somebody else does so at the same
