@@ -42,6 +42,8 @@ pub(crate) struct Engine<K, V, O: Kit, M: Mode> {
     fixed: usize,
     /// Whether a hit can be noted while others read.
     shares_hits: bool,
+    /// The policy, to allocate its memory by where no lock is held.
+    pub(crate) probe: O::Policy,
     /// The shard at which giving back begins next.
     pub(crate) next: AtomicUsize,
     /// Where the sweep for expired entries goes on: shard and slot.
@@ -111,6 +113,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             unit,
             fixed,
             shares_hits: probe.shares_hits(),
+            probe,
             next: AtomicUsize::new(0),
             swept: AtomicU64::new(0),
             counters: Box::default(),

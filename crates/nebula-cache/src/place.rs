@@ -28,7 +28,7 @@ use crate::{
 
 /// How often an entry on its way asks for memory or room before that is an error: a handful of
 /// times, if there is room for both it and its slot.
-const STEPS: usize = 1000;
+const STEPS: usize = 10_000;
 
 /// How often room is looked for in all shards, without finding anything to evict, while entries are
 /// pinned, before that is an error. Who holds room without having placed an entry does so for a
@@ -246,10 +246,10 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
 
     /// Places an entry in as many holds of the lock as it takes.
     #[inline(never)]
-    fn place_in_steps(
-        &self,
+    fn place_in_steps<'c>(
+        &'c self,
         shard: &Shard<K, V, O, M>,
-        mut job: Job<'_, K, V, O, M>,
+        mut job: Job<'c, K, V, O, M>,
     ) -> Placed<K, V>
     where
         K: Eq,
@@ -310,10 +310,10 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     }
 
     /// Provides what each step finds missing, and goes on until the entry is placed.
-    fn run(
-        &self,
+    fn run<'c>(
+        &'c self,
         shard: &Shard<K, V, O, M>,
-        job: &mut Job<'_, K, V, O, M>,
+        job: &mut Job<'c, K, V, O, M>,
     ) -> Result<(), MemoryError>
     where
         K: Eq,
@@ -516,7 +516,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     fn grow<'c>(
         &'c self,
         shard: &Shard<K, V, O, M>,
-        job: &mut Job<'_, K, V, O, M>,
+        job: &mut Job<'c, K, V, O, M>,
     ) -> Result<Option<Charged<'c, K, V, O, M>>, MemoryError> {
         let plan = {
             let store = shard.read();
@@ -526,7 +526,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             }
             store.plan()
         };
-        let refused = match plan.and_then(|plan| self.allocate(shard, &plan, false)) {
+        let refused = match plan.and_then(|plan| self.allocate_if_free(&plan)) {
             Ok(growth) => return Ok(Some(growth)),
             Err(error) => error,
         };
@@ -537,46 +537,90 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             return Ok(None);
         }
         // The shard has nothing to evict: its first memory has to come from the others.
+        if self.unit == Unit::Bytes {
+            return self.grow_anew(shard, job).map(Some);
+        }
         let plan = shard.read().plan()?;
         if plan.bytes == 0 {
             return Ok(None);
         }
-        if matches!(refused, MemoryError::CapacityExceeded { .. }) {
-            let mut room = Room::none(&self.total);
-            self.make_room(job.hash, &mut room, plan.bytes)?;
-        } else if self.give_back(plan.bytes, true) == 0 {
+        if self.give_back(plan.bytes, true) == 0 {
             return Err(self.account.explain(refused));
         }
-        match self.allocate(shard, &plan, true) {
+        match self.allocate(&plan, Room::none(&self.total)) {
             Ok(growth) => Ok(Some(growth)),
             Err(error) => Err(self.account.explain(error)),
         }
     }
 
-    /// Takes room for what `plan` says, charges and allocates it; `make` room by all means.
-    fn allocate<'c>(
+    /// Gets memory for a store in which there is nothing to evict, and room for the entry with it,
+    /// at once: who held the one while asking for the other could wait for somebody who does the
+    /// same.
+    fn grow_anew<'c>(
         &'c self,
         shard: &Shard<K, V, O, M>,
-        plan: &Plan,
-        make: bool,
+        job: &mut Job<'c, K, V, O, M>,
     ) -> Result<Charged<'c, K, V, O, M>, MemoryError> {
-        let mut room = Room::none(&self.total);
-        if self.unit == Unit::Bytes && !room.cover(plan.bytes) {
-            if !make {
-                return Err(too_large(plan.bytes, self.total.free()));
+        job.room.give_up();
+        let mut bag = self.bag();
+        let mut emptied = None;
+        let plan = {
+            let mut store = shard.write();
+            if store.len() == 0 && store.bytes() > 0 {
+                // What it has is not what it needs.
+                let (held, empty) = (store.held(), Store::new(store.shape()));
+                emptied = Some(std::mem::replace(&mut *store, empty));
+                bag.credit.bytes = held - store.held();
+                bag.room.take_over(held - store.held());
             }
-            self.make_room(0, &mut room, plan.bytes)?;
+            store.plan()
+        };
+        drop(emptied);
+        drop(bag);
+        let plan = plan?;
+        let both = job.weight.saturating_add(plan.bytes);
+        let most = self.total.capacity().saturating_sub(self.fixed_room());
+        if both > most {
+            return Err(too_large(both, most));
         }
-        self.account.try_charge(plan.bytes)?;
-        let mut credit = Credit::of(&self.account, plan.bytes);
-        let memory =
-            Store::allocate(plan, |bytes| O::Policy::new(Self::kind(shard)).allocate(bytes))?;
-        credit.bytes = memory.bytes();
-        Ok(Charged { memory, credit, room })
+        self.make_room(job.hash, &mut job.room, both)?;
+        let room = job.room.split(plan.bytes);
+        match self.allocate(&plan, room) {
+            Ok(growth) => Ok(growth),
+            Err(_) => {
+                // The account refuses. Others' entries can be charged less.
+                self.give_back(plan.bytes, true);
+                let mut room = Room::none(&self.total);
+                if !room.cover(plan.bytes) {
+                    job.room.give_up();
+                    self.make_room(job.hash, &mut job.room, both)?;
+                    room = job.room.split(plan.bytes);
+                }
+                self.allocate(&plan, room).map_err(|error| self.account.explain(error))
+            }
+        }
     }
 
-    fn kind(shard: &Shard<K, V, O, M>) -> crate::PolicyKind {
-        shard.read().policy().kind()
+    /// As [`allocate`](Self::allocate), if there is room without evicting anything.
+    fn allocate_if_free<'c>(&'c self, plan: &Plan) -> Result<Charged<'c, K, V, O, M>, MemoryError> {
+        let mut room = Room::none(&self.total);
+        if self.unit == Unit::Bytes && !room.cover(plan.bytes) {
+            return Err(too_large(plan.bytes, self.total.free()));
+        }
+        self.allocate(plan, room)
+    }
+
+    /// Charges and allocates what `plan` says, for which `room` is held where it takes any.
+    fn allocate<'c>(
+        &'c self,
+        plan: &Plan,
+        room: Room<'c, M>,
+    ) -> Result<Charged<'c, K, V, O, M>, MemoryError> {
+        self.account.try_charge(plan.bytes)?;
+        let mut credit = Credit::of(&self.account, plan.bytes);
+        let memory = Store::allocate(plan, |bytes| self.probe.allocate(bytes))?;
+        credit.bytes = memory.bytes();
+        Ok(Charged { memory, credit, room })
     }
 
     /// Has `room` hold `weight`, from wherever it is to be had: first from shards that hold more

@@ -105,6 +105,13 @@ impl<'c, M: Mode> Room<'c, M> {
         true
     }
 
+    /// Parts with `weight` of what is held.
+    pub(crate) fn split(&mut self, weight: usize) -> Self {
+        debug_assert!(self.held >= weight, "room is taken before it is given away");
+        self.held -= weight;
+        Self { total: self.total, held: weight }
+    }
+
     /// Takes over what left the cache, or is about to.
     #[inline]
     pub(crate) const fn take_over(&mut self, weight: usize) {
