@@ -240,8 +240,8 @@ fn panic_at_every(site: Site) {
             while live(site, n, kind) {
                 n += 1;
             }
-            // A local cache clones no values.
-            let least = if (site, which) == (Site::CloneValue, 1) { 0 } else { 10 };
+            // A local cache clones no values. (How often the others are called depends on hashes.)
+            let least = if (site, which) == (Site::CloneValue, 1) { 0 } else { 5 };
             assert!(n >= least, "{site:?} was called {n} times only");
         }
     }

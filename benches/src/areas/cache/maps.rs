@@ -1,7 +1,10 @@
 //! The caches, one way to use each: from `u64` to `u64`, the same hash function, room for so many
 //! entries, hits and misses counted where the peer can.
 
-use std::{convert::Infallible, sync::Mutex};
+use std::{
+    convert::Infallible,
+    sync::{Mutex, OnceLock},
+};
 
 use nebula_budget::{BudgetAccount, MemoryBudget};
 use nebula_cache::{
@@ -32,8 +35,11 @@ pub(super) type Ours<P> =
 pub(super) type OursLocal<P> =
     ComputeCache<u64, u64, With<P, Counted, Untimed, Untagged, BudgetAccount>>;
 
+/// One budget for all: it would close with its handle.
 fn account() -> BudgetAccount {
-    MemoryBudget::root("bench", 4 << 30).expect("a valid budget").account()
+    static ROOT: OnceLock<MemoryBudget> = OnceLock::new();
+    let root = || MemoryBudget::root("bench", 16 << 30).expect("a valid budget");
+    ROOT.get_or_init(root).account()
 }
 
 fn config(entries: usize) -> CacheConfig {
