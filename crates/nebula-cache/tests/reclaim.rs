@@ -39,9 +39,10 @@ fn urgency_decides_how_much_is_given() {
             let given = cache.reclaim(usize::MAX, urgency);
             account.assert_balance(cache.charged());
             assert_eq!(cache.reclaimable(), held - given);
-            // Memory goes in chunks, and shards give in turns.
+            // Memory goes in chunks, shards give in turns, and with the last entry of one goes its
+            // table.
             let most = held * percent / 100;
-            assert!((most..=most + 4 * 8192).contains(&given), "{given} of {held} at {urgency}");
+            assert!((most..=most + held / 4).contains(&given), "{given} of {held} at {urgency}");
             assert_eq!(cache.is_empty(), percent == 100);
             cache.validate().unwrap();
         }
