@@ -16,6 +16,7 @@ use super::{
     Newcomer, Nodes, Place, Queue, drive,
     history::{Cell, History},
     links::tally,
+    shape::{memory_in, queues_by_place},
 };
 use crate::PolicyKind;
 
@@ -81,7 +82,8 @@ impl Arc {
 }
 
 impl drive::Policy for Arc {
-    type Memory = Vec<Cell>;
+    memory_in!(gone: History of Cell);
+    queues_by_place!();
 
     fn new(_kind: PolicyKind) -> Self {
         Self::default()
@@ -169,43 +171,8 @@ impl drive::Policy for Arc {
         Some(token)
     }
 
-    fn remove<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
-        let place = nodes.node(token).place;
-        self.queue(place).unlink(nodes, token);
-    }
-
     fn restore<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
         self.push_often(nodes, token);
-    }
-
-    fn reweigh<N: Nodes>(&mut self, nodes: &N, token: u32, old: usize) {
-        let new = nodes.weight(token);
-        self.queue(nodes.node(token).place).reweigh(old, new);
-    }
-
-    fn relocate<N: Nodes>(&mut self, nodes: &mut N, _from: u32, to: u32) {
-        let place = nodes.node(to).place;
-        self.queue(place).relocate(nodes, to);
-    }
-
-    fn wanted(&self, slots: usize) -> usize {
-        self.gone.wanted(slots)
-    }
-
-    fn allocate(&self, bytes: usize) -> Result<Vec<Cell>, TryReserveError> {
-        History::allocate(bytes)
-    }
-
-    fn adopt(&mut self, memory: Vec<Cell>) -> Vec<Cell> {
-        self.gone.adopt(memory)
-    }
-
-    fn bytes_of(memory: &Vec<Cell>) -> usize {
-        History::bytes_of(memory)
-    }
-
-    fn bytes(&self) -> usize {
-        self.gone.bytes()
     }
 
     fn coldest_first<N: Nodes>(&self, nodes: &N, mut each: impl FnMut(u32)) {

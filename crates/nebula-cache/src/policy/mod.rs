@@ -12,6 +12,7 @@ mod lfu;
 mod links;
 mod lru;
 mod s3_fifo;
+mod shape;
 mod sieve;
 mod sketch;
 mod steady;

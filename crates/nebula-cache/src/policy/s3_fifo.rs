@@ -15,6 +15,7 @@ use super::{
     Newcomer, Nodes, Place, Queue, drive,
     ghosts::{Ghosts, Ring},
     links::tally,
+    shape::{memory_in, queues_by_place},
 };
 use crate::{PolicyKind, slab::NONE};
 
@@ -46,7 +47,8 @@ impl S3Fifo {
 }
 
 impl drive::Policy for S3Fifo {
-    type Memory = Vec<Ring>;
+    memory_in!(ghosts: Ghosts of Ring);
+    queues_by_place!();
 
     fn new(_kind: PolicyKind) -> Self {
         Self::default()
@@ -68,11 +70,6 @@ impl drive::Policy for S3Fifo {
         } else {
             self.main.push_to(nodes, token, MAIN);
         }
-    }
-
-    fn remove<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
-        let place = nodes.node(token).place;
-        self.queue(place).unlink(nodes, token);
     }
 
     fn restore<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
@@ -113,36 +110,6 @@ impl drive::Policy for S3Fifo {
                 self.main.turn(nodes);
             }
         }
-    }
-
-    fn reweigh<N: Nodes>(&mut self, nodes: &N, token: u32, old: usize) {
-        let new = nodes.weight(token);
-        self.queue(nodes.node(token).place).reweigh(old, new);
-    }
-
-    fn relocate<N: Nodes>(&mut self, nodes: &mut N, _from: u32, to: u32) {
-        let place = nodes.node(to).place;
-        self.queue(place).relocate(nodes, to);
-    }
-
-    fn wanted(&self, slots: usize) -> usize {
-        self.ghosts.wanted(slots)
-    }
-
-    fn allocate(&self, bytes: usize) -> Result<Vec<Ring>, TryReserveError> {
-        Ghosts::allocate(bytes)
-    }
-
-    fn adopt(&mut self, memory: Vec<Ring>) -> Vec<Ring> {
-        self.ghosts.adopt(memory)
-    }
-
-    fn bytes_of(memory: &Vec<Ring>) -> usize {
-        Ghosts::bytes_of(memory)
-    }
-
-    fn bytes(&self) -> usize {
-        self.ghosts.bytes()
     }
 
     fn coldest_first<N: Nodes>(&self, nodes: &N, mut each: impl FnMut(u32)) {

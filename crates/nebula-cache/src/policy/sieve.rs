@@ -8,7 +8,7 @@
 
 use std::collections::TryReserveError;
 
-use super::{Newcomer, Nodes, Queue, drive, links::tally};
+use super::{Newcomer, Nodes, Queue, drive, links::tally, shape::no_memory};
 use crate::{PolicyKind, slab::NONE};
 
 /// SIEVE (Zhang et al., NSDI 2024): a hand sifts one queue; what was hit since its last visit stays
@@ -32,7 +32,7 @@ impl Sieve {
 }
 
 impl drive::Policy for Sieve {
-    type Memory = ();
+    no_memory!();
 
     fn new(_kind: PolicyKind) -> Self {
         Self { queue: Queue::default(), hand: NONE }
@@ -83,16 +83,6 @@ impl drive::Policy for Sieve {
             self.hand = to;
         }
         self.queue.relocate(nodes, to);
-    }
-
-    fn allocate(&self, _bytes: usize) -> Result<(), TryReserveError> {
-        Ok(())
-    }
-
-    fn adopt(&mut self, _memory: ()) {}
-
-    fn bytes_of(_memory: &()) -> usize {
-        0
     }
 
     /// In the order in which the hand would come by.

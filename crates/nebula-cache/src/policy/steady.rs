@@ -28,6 +28,7 @@ use super::{
     Newcomer, Nodes, Place, Queue, drive,
     ghosts::{Ghosts, Ring},
     links::tally,
+    shape::{memory_in, queues_by_place},
 };
 use crate::{PolicyKind, slab::NONE};
 
@@ -138,7 +139,8 @@ const fn small_share(weight: usize) -> usize {
 }
 
 impl drive::Policy for Steady {
-    type Memory = Vec<Ring>;
+    memory_in!(ghosts: Ghosts of Ring);
+    queues_by_place!();
 
     fn new(_kind: PolicyKind) -> Self {
         Self::default()
@@ -168,11 +170,6 @@ impl drive::Policy for Steady {
             }
         }
         self.small.push_to(nodes, token, SMALL);
-    }
-
-    fn remove<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
-        let place = nodes.node(token).place;
-        self.queue(place).unlink(nodes, token);
     }
 
     fn restore<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
@@ -229,36 +226,6 @@ impl drive::Policy for Steady {
             node.set_hits(hits - 1);
             self.main.turn(nodes);
         }
-    }
-
-    fn reweigh<N: Nodes>(&mut self, nodes: &N, token: u32, old: usize) {
-        let new = nodes.weight(token);
-        self.queue(nodes.node(token).place).reweigh(old, new);
-    }
-
-    fn relocate<N: Nodes>(&mut self, nodes: &mut N, _from: u32, to: u32) {
-        let place = nodes.node(to).place;
-        self.queue(place).relocate(nodes, to);
-    }
-
-    fn wanted(&self, slots: usize) -> usize {
-        self.ghosts.wanted(slots)
-    }
-
-    fn allocate(&self, bytes: usize) -> Result<Vec<Ring>, TryReserveError> {
-        Ghosts::allocate(bytes)
-    }
-
-    fn adopt(&mut self, memory: Vec<Ring>) -> Vec<Ring> {
-        self.ghosts.adopt(memory)
-    }
-
-    fn bytes_of(memory: &Vec<Ring>) -> usize {
-        Ghosts::bytes_of(memory)
-    }
-
-    fn bytes(&self) -> usize {
-        self.ghosts.bytes()
     }
 
     fn coldest_first<N: Nodes>(&self, nodes: &N, mut each: impl FnMut(u32)) {

@@ -18,6 +18,7 @@ use std::collections::TryReserveError;
 use super::{
     Newcomer, Nodes, Place, Queue, drive,
     links::tally,
+    shape::{memory_in, queues_by_place},
     sketch::{Line, Sketch},
 };
 use crate::{PolicyKind, slab::NONE};
@@ -170,7 +171,8 @@ impl WTinyLfu {
 }
 
 impl drive::Policy for WTinyLfu {
-    type Memory = Vec<Line>;
+    memory_in!(sketch: Sketch of Line);
+    queues_by_place!();
 
     fn new(_kind: PolicyKind) -> Self {
         Self {
@@ -250,43 +252,8 @@ impl drive::Policy for WTinyLfu {
         Some(victim)
     }
 
-    fn remove<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
-        let place = nodes.node(token).place;
-        self.queue(place).unlink(nodes, token);
-    }
-
     fn restore<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
         self.protect(nodes, token);
-    }
-
-    fn reweigh<N: Nodes>(&mut self, nodes: &N, token: u32, old: usize) {
-        let new = nodes.weight(token);
-        self.queue(nodes.node(token).place).reweigh(old, new);
-    }
-
-    fn relocate<N: Nodes>(&mut self, nodes: &mut N, _from: u32, to: u32) {
-        let place = nodes.node(to).place;
-        self.queue(place).relocate(nodes, to);
-    }
-
-    fn wanted(&self, slots: usize) -> usize {
-        self.sketch.wanted(slots)
-    }
-
-    fn allocate(&self, bytes: usize) -> Result<Vec<Line>, TryReserveError> {
-        Sketch::allocate(bytes)
-    }
-
-    fn adopt(&mut self, memory: Vec<Line>) -> Vec<Line> {
-        self.sketch.adopt(memory)
-    }
-
-    fn bytes_of(memory: &Vec<Line>) -> usize {
-        Sketch::bytes_of(memory)
-    }
-
-    fn bytes(&self) -> usize {
-        self.sketch.bytes()
     }
 
     fn coldest_first<N: Nodes>(&self, nodes: &N, mut each: impl FnMut(u32)) {
