@@ -76,6 +76,13 @@ impl Maker {
         };
         Self { name, weigh: Box::new(weigh) }
     }
+
+    /// Weighs one thing that `make` makes, and tells what each of its `parts` takes.
+    pub fn of_parts<T>(name: &'static str, parts: usize, make: impl Fn() -> T + 'static) -> Self {
+        let whole = Self::new(name, 1, || (), move |(), _| make());
+        let weigh = move |live: Live<'_>| (whole.weigh)(live) / parts as f64;
+        Self { name, weigh: Box::new(weigh) }
+    }
 }
 
 impl fmt::Debug for Footprint {
@@ -156,6 +163,13 @@ mod tests {
         );
         let weight = (maker.weigh)(&move || counted.get());
         assert!((weight - (100.0 + 5.0 + 8.0)).abs() < 1e-9, "{weight}");
+    }
+
+    #[test]
+    fn parts_share_what_the_whole_weighs() {
+        let maker = Maker::of_parts("x", 4, || [0_u64; 4]);
+        let weight = (maker.weigh)(&|| 0);
+        assert!((weight - 8.0).abs() < 1e-9, "{weight}");
     }
 
     #[test]

@@ -180,9 +180,9 @@ mod tests {
         for area in AREAS {
             for footprint in (area.footprints)() {
                 for maker in footprint.makers() {
-                    // Nothing is counted here, so that only what is no heap is seen, if it is told.
+                    // Nothing is counted here, so that only what is no heap is seen.
                     let bytes = (maker.weigh)(&|| 0);
-                    assert!(bytes >= 0.0 && bytes.fract() == 0.0, "{}: {bytes}", footprint.name);
+                    assert!(bytes > 0.0, "{}: {bytes}", footprint.name);
                 }
             }
         }

@@ -16,7 +16,7 @@ use self::maps::{
     Dash, Foyer, Hashlink, LocalMap, Locked, Map, Moka, Ours, OursLocal, Quick, QuickLocal,
     Schnellru,
 };
-use crate::{Case, Contender, Footprint, Live, Maker, Stopwatch, Thread, kept};
+use crate::{Case, Contender, Footprint, Maker, Stopwatch, Thread, kept};
 
 /// The tests run everything a few times without optimisation, and on less.
 const SMALL: bool = cfg!(debug_assertions);
@@ -237,21 +237,11 @@ pub fn cases() -> Vec<Case> {
 /// What an entry takes of a cache that was made for so many, through which `turns` times as many have
 /// gone.
 fn filled<M: Map>(name: &'static str, turns: usize) -> Maker {
-    let make = move || {
+    Maker::of_parts(name, KEYS, move || {
         let cache = M::with_room_for(KEYS);
         (0..(turns * KEYS) as u64).for_each(|key| cache.insert(scatter(key)));
         cache
-    };
-    let weigh = move |live: Live<'_>| {
-        // What a process or thread makes once is not the cache's weight.
-        drop(make());
-        let before = live();
-        let cache = make();
-        let bytes = live().saturating_sub(before);
-        drop(cache);
-        bytes as f64 / KEYS as f64
-    };
-    Maker { name, weigh: Box::new(weigh) }
+    })
 }
 
 /// What entries take.

@@ -5,9 +5,16 @@ pub(crate) mod counting;
 pub(crate) mod faces;
 pub(crate) mod ops;
 
-use std::{thread, time::Duration};
+use std::{
+    hash::{BuildHasherDefault, DefaultHasher},
+    thread,
+    time::Duration,
+};
 
 use nebula_cache::PolicyKind;
+
+/// Hashes that are the same in every run: for tests that depend on which keys share a shard.
+pub(crate) type SameHashes = BuildHasherDefault<DefaultHasher>;
 
 /// More than any test takes.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
