@@ -6,6 +6,7 @@
 //! by default depends on the machine's processors.
 
 mod caches;
+mod isolation;
 mod plain;
 mod traces;
 
@@ -17,6 +18,7 @@ use std::{
 
 pub use self::{
     caches::{Contender, contenders},
+    isolation::{Beside, isolation},
     plain::{lru, optimum},
     traces::{Trace, generated, read_all, read_keys},
 };

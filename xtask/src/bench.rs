@@ -4,6 +4,7 @@ mod criterion;
 mod footprint;
 mod hit_ratio;
 mod instructions;
+mod isolation;
 mod report;
 
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use crate::{Result, artifacts, process::Cmd, workspace::Workspace};
 /// instructions under callgrind where valgrind is installed (cases of one thread), weighs what the
 /// area has to weigh, and prints ours, each peer, and the ratio to the best peer: below 1, ours is
 /// better. Times are noisy, instructions and bytes are not: see docs/BENCHMARKS.md. Without AREA,
-/// lists the areas. The area `hit-ratio` is another matter: it counts hits.
+/// lists the areas. The areas `hit-ratio` and `isolation` are another matter: they count hits.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to run, such as `core`.
@@ -83,11 +84,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let text = args.case.as_deref().unwrap_or_default();
         return hit_ratio::run(&programs, args.traces.as_deref(), text, args.quick, args.json);
     }
+    if area == isolation::NAME {
+        let text = args.case.as_deref().unwrap_or_default();
+        return isolation::run(&programs, text, args.quick, args.json);
+    }
     let all = parse_list(&Cmd::new(&programs.instructions).output()?)?;
     if !all.iter().any(|line| line.area == *area) {
         let mut areas: Vec<&str> = all.iter().map(|line| line.area.as_str()).collect();
         areas.dedup();
-        areas.push(hit_ratio::NAME);
+        areas.extend([hit_ratio::NAME, isolation::NAME]);
         return Err(format!("there is no area {area}; there are: {}", areas.join(", ")).into());
     }
     let wanted = |case: &str| args.case.as_ref().is_none_or(|text| case.contains(text));
@@ -125,6 +130,7 @@ fn list(args: &Args) -> Result<()> {
         println!("{name:10} {about}");
     }
     println!("{:10} {}", hit_ratio::NAME, hit_ratio::ABOUT);
+    println!("{:10} {}", isolation::NAME, isolation::ABOUT);
     Ok(())
 }
 

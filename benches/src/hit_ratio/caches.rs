@@ -48,7 +48,7 @@ pub fn contenders() -> Vec<Contender> {
     all
 }
 
-fn hasher() -> ahash::RandomState {
+pub(super) fn hasher() -> ahash::RandomState {
     ahash::RandomState::with_seeds(1, 2, 3, 4)
 }
 

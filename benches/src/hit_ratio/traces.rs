@@ -87,9 +87,13 @@ pub fn read_keys(source: impl Read) -> io::Result<Vec<u32>> {
 }
 
 /// A stream of numbers (`SplitMix64`: Steele, Lea and Flood, OOPSLA 2014).
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
+    pub(super) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
@@ -109,10 +113,10 @@ impl Random {
 }
 
 /// The sums of the chances of ranks in a Zipf distribution.
-struct Zipf(Vec<f64>);
+pub(super) struct Zipf(Vec<f64>);
 
 impl Zipf {
-    fn new(keys: usize, exponent: f64) -> Self {
+    pub(super) fn new(keys: usize, exponent: f64) -> Self {
         let mut sum = 0.0;
         let mut sums: Vec<f64> = Vec::with_capacity(keys);
         for rank in 1..=keys {
@@ -125,14 +129,14 @@ impl Zipf {
         Self(sums)
     }
 
-    fn draw(&self, random: &mut Random) -> u64 {
+    pub(super) fn draw(&self, random: &mut Random) -> u64 {
         let unit = random.unit();
         self.0.partition_point(|&sum| sum < unit).min(self.0.len() - 1) as u64
     }
 }
 
 /// Keys that nothing else uses begin here.
-const APART: u64 = 1 << 40;
+pub(super) const APART: u64 = 1 << 40;
 
 /// Every key is used three times, about `gap` requests of others apart, and never again.
 fn recency(random: &mut Random, requests: u64, gap: u64) -> Vec<u64> {

@@ -202,7 +202,7 @@ impl<K, V, P, T, G, A, S> CacheBuilder<K, V, Local, P, Weighed, T, G, A, S> {
 
 impl<K, V, M: Mode, P, W, T, G, A, S> CacheBuilder<K, V, M, P, W, T, G, A, S> {
     /// The configuration, hooks, account and hasher, the hooks with what the configuration says.
-    fn into_parts(self) -> (CacheConfig, Hooks<K, V, M>, A, S) {
+    pub(crate) fn into_parts(self) -> (CacheConfig, Hooks<K, V, M>, A, S) {
         let Self { config, mut hooks, account, hasher, .. } = self;
         (hooks.ttl, hooks.idle) = (config.ttl, config.idle);
         hooks.time_computations = config.time_computations;
@@ -225,7 +225,7 @@ where
         self,
     ) -> Result<ConcurrentComputeCache<K, V, With<P, W, T, G, A, S>>, MemoryError> {
         let (config, hooks, account, hasher) = self.into_parts();
-        ConcurrentComputeCache::from_parts(&config, hooks, account, hasher)
+        ConcurrentComputeCache::from_parts(&config, hooks, account, hasher, None)
     }
 }
 

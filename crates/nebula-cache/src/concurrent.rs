@@ -11,7 +11,7 @@ use nebula_memory_core::{MemoryError, MemoryUsage, PressureLevel, Reclaim, Refus
 use crate::{
     CacheConfig, CacheStats, Capacity, EntryOptions, Kit, PolicyKind, SharedBuilder, With,
     builder::CacheBuilder, engine::Engine, flight::Flights, hooks::Hooks, methods::figures,
-    mode::Shared, sweep::Walk, tags::hash_of,
+    mode::Shared, shares::Tenancy, sweep::Walk, tags::hash_of,
 };
 
 /// A cache for many threads, with a capacity that is never exceeded and values that are computed
@@ -67,8 +67,10 @@ impl<K, V, O: Kit> ConcurrentComputeCache<K, V, O> {
         hooks: Hooks<K, V, Shared>,
         account: O::Account,
         hasher: O::Hasher,
+        tenancy: Option<Tenancy>,
     ) -> Result<Self, MemoryError> {
-        let engine = Engine::new(config, Flights::<K, V>::bytes, hooks, account, hasher)?;
+        let flights = Flights::<K, V>::bytes;
+        let engine = Engine::new(config, flights, hooks, account, hasher, tenancy)?;
         let flights = Flights::new(engine.shards.len());
         Ok(Self { engine, flights })
     }

@@ -22,9 +22,11 @@ use crate::{
     bag::{Bag, Credit},
     hooks::Hooks,
     mode::{Counter, Mode},
+    place::too_large,
     policy::drive::Policy,
     room::Total,
     shard::Shard,
+    shares::Tenancy,
     slab::{Slab, Slot},
     stats::Counters,
     store::{Entry, Shape, Store, Unit},
@@ -55,6 +57,8 @@ pub(crate) struct Engine<K, V, O: Kit, M: Mode> {
     /// owner's threads may call.
     pub(crate) request: Arc<TrimRequest>,
     pub(crate) account: O::Account,
+    /// With whom it shares its capacity, if with anybody.
+    pub(crate) tenancy: Option<Tenancy>,
 }
 
 /// A hash as the shards use it. One multiplication, so that a hash function whose bits are not all
@@ -79,6 +83,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         hooks: Hooks<K, V, M>,
         account: O::Account,
         hasher: O::Hasher,
+        tenancy: Option<Tenancy>,
     ) -> Result<Self, MemoryError> {
         config.validate()?;
         check_kinds::<O>(config)?;
@@ -89,14 +94,15 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             + shared_bytes::<TrimRequest>()
             + hooks.bytes()
             + more(shards);
-        let (unit, capacity) = (unit(config.capacity), config.capacity.get());
+        let unit = unit(config.capacity);
+        let most = tenancy.as_ref().map_or(config.capacity.get(), Tenancy::most);
         let taken = if unit == Unit::Bytes { fixed } else { 0 };
         let shape = Shape {
             unit,
             policy: config.policy.unwrap_or_default(),
             expected: expected(config.capacity, shards),
         };
-        if taken + Slab::<Entry<K, V, O>>::chunk_bytes() > capacity && unit == Unit::Bytes {
+        if taken + Slab::<Entry<K, V, O>>::chunk_bytes() > most && unit == Unit::Bytes {
             return Err(MemoryError::invalid_config(
                 "capacity",
                 config.capacity,
@@ -106,10 +112,24 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         if let Err(error) = account.try_charge(fixed) {
             return Err(account.explain(error));
         }
+        let credit = Credit::of(&account, fixed);
+        let total = match &tenancy {
+            None => Total::new(config.capacity.get(), taken),
+            Some(tenancy) => {
+                let total = Total::new(0, 0);
+                tenancy.need(taken)?;
+                tenancy.claim(taken, |more| total.grow(more));
+                if !total.try_take(taken) {
+                    return Err(too_large(taken, total.free()));
+                }
+                total
+            }
+        };
+        credit.hand_over();
         let probe = O::Policy::new(shape.policy);
         Ok(Self {
             shards: (0..shards).map(|_| CachePadded::new(Shard::new(Store::new(shape)))).collect(),
-            total: CachePadded::new(Total::new(capacity, taken)),
+            total: CachePadded::new(total),
             unit,
             fixed,
             shares_hits: probe.shares_hits(),
@@ -121,6 +141,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             hooks,
             request: Arc::default(),
             account,
+            tenancy,
         })
     }
 
@@ -133,6 +154,32 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     /// What of the capacity the cache takes before it holds anything.
     pub(crate) fn fixed_room(&self) -> usize {
         if self.unit == Unit::Bytes { self.fixed } else { 0 }
+    }
+
+    /// The most that entries can ever take.
+    #[inline]
+    pub(crate) fn most(&self) -> usize {
+        let most = match &self.tenancy {
+            Some(tenancy) => tenancy.most(),
+            None => self.total.capacity(),
+        };
+        most.saturating_sub(self.fixed_room())
+    }
+
+    /// Whether the cache shares its capacity, and others may have some to lend.
+    #[inline]
+    pub(crate) fn may_borrow(&self) -> bool {
+        self.tenancy.as_ref().is_some_and(Tenancy::is_worth_asking)
+    }
+
+    /// Borrows what is missing to have `need` free, as far as it is to be had. No lock may be held.
+    pub(crate) fn borrow(&self, need: usize) {
+        if let Some(tenancy) = &self.tenancy {
+            let missing = need.saturating_sub(self.total.free());
+            if missing > 0 && tenancy.is_worth_asking() {
+                tenancy.claim(missing, |more| self.total.grow(more));
+            }
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -22,11 +22,13 @@ mod local;
 mod methods;
 mod mode;
 mod options;
+mod partitioned;
 mod place;
 mod policy;
 mod reclaim;
 mod room;
 mod shard;
+mod shares;
 mod slab;
 mod stats;
 mod store;
@@ -48,7 +50,9 @@ pub use {
     kit::{Kit, With},
     local::ComputeCache,
     options::EntryOptions,
+    partitioned::{Partition, PartitionUsage, PartitionedCache},
     policy::{AnyPolicy, Arc, Fifo, Lfu, Lru, Policy, S3Fifo, Sieve, Steady, WTinyLfu},
+    shares::Share,
     stats::CacheStats,
     tags::{Tagged, Tags, Untagged},
     times::{Timed, TimedAndIdle, Times, Untimed},

@@ -79,7 +79,7 @@ impl<K, V, O: Kit> ComputeCache<K, V, O> {
         account: O::Account,
         hasher: O::Hasher,
     ) -> Result<Self, MemoryError> {
-        let engine = Engine::new(config, |_| 0, hooks, account, hasher)?;
+        let engine = Engine::new(config, |_| 0, hooks, account, hasher, None)?;
         Ok(Self { engine, computing: Vec::new() })
     }
 

@@ -126,7 +126,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         let mut weight = 1;
         if self.unit == Unit::Bytes {
             weight = kept.weight.weight();
-            let most = self.total.capacity().saturating_sub(self.fixed_room());
+            let most = self.most();
             if weight > most {
                 return Err(self.reject((key, value), too_large(weight, most)));
             }
@@ -220,7 +220,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         }
         let newcomer = store.admit(high(hash));
         if self.total.is_full() {
-            if self.lends(store) {
+            if self.lends(store) || self.may_borrow() {
                 *admitted = Some(newcomer);
                 return Way::General;
             }
@@ -422,7 +422,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                     // Entries have other tokens now.
                     return Step::Again;
                 }
-                if self.lends(store) {
+                if self.lends(store) || self.may_borrow() {
                     return Step::Room;
                 }
             }
@@ -507,7 +507,8 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     /// Whether the store should grow, rather than evict for a slot.
     #[inline]
     fn may_grow(&self, store: &mut Held<'_, K, V, O, M>) -> bool {
-        let has_room = self.unit == Unit::Entries || self.total.free() >= store.wants();
+        let has_room =
+            self.unit == Unit::Entries || self.total.free() >= store.wants() || self.may_borrow();
         has_room && !store.restrains()
     }
 
@@ -526,7 +527,8 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             }
             store.plan()
         };
-        let refused = match plan.and_then(|plan| self.allocate_if_free(&plan)) {
+        let weight = job.weight;
+        let refused = match plan.and_then(|plan| self.allocate_if_free(&plan, weight)) {
             Ok(growth) => return Ok(Some(growth)),
             Err(error) => error,
         };
@@ -579,7 +581,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         drop(bag);
         let plan = plan?;
         let both = job.weight.saturating_add(plan.bytes);
-        let most = self.total.capacity().saturating_sub(self.fixed_room());
+        let most = self.most();
         if both > most {
             return Err(too_large(both, most));
         }
@@ -601,11 +603,24 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         }
     }
 
-    /// As [`allocate`](Self::allocate), if there is room without evicting anything.
-    fn allocate_if_free<'c>(&'c self, plan: &Plan) -> Result<Charged<'c, K, V, O, M>, MemoryError> {
+    /// As [`allocate`](Self::allocate), if there is room, for an entry that weighs `weight` too,
+    /// without evicting anything here.
+    fn allocate_if_free<'c>(
+        &'c self,
+        plan: &Plan,
+        weight: usize,
+    ) -> Result<Charged<'c, K, V, O, M>, MemoryError> {
         let mut room = Room::none(&self.total);
-        if self.unit == Unit::Bytes && !room.cover(plan.bytes) {
-            return Err(too_large(plan.bytes, self.total.free()));
+        if self.unit == Unit::Bytes {
+            // Memory without room for the entry would be given back at once.
+            let both = plan.bytes.saturating_add(weight);
+            if self.total.free() < both {
+                self.borrow(both);
+            }
+            let free = self.total.free();
+            if free < both || !room.cover(plan.bytes) {
+                return Err(too_large(both, free));
+            }
         }
         self.allocate(plan, room)
     }
@@ -635,6 +650,9 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         let now = self.now();
         let (before, after) = self.shards.split_at(self.shard_index(hash) + 1);
         let mut vain = 0;
+        if !room.cover(weight) {
+            self.borrow(weight.saturating_sub(room.held()));
+        }
         while weight <= self.total.capacity().saturating_sub(self.fixed_room()) {
             let mut evicted = false;
             for least in [self.fair().max(1), 1] {
@@ -670,6 +688,27 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             }
         }
         Err(too_large(weight, self.total.free()))
+    }
+
+    /// Takes up to `most` out of the capacity, evicting as much as that takes; returns how much it
+    /// was.
+    pub(crate) fn yield_up(&self, most: usize) -> usize {
+        let now = self.now();
+        let mut room = Room::none(&self.total);
+        loop {
+            let mut evicted = false;
+            for _ in 0..self.shards.len() {
+                if room.cover(most) {
+                    return room.take_out(most);
+                }
+                let turn = self.next.fetch_add(1, Relaxed) & (self.shards.len() - 1);
+                evicted |= self.make_room_in(&self.shards[turn], &mut room, most, now);
+            }
+            if !evicted {
+                // What is left is pinned, or on its way in.
+                return room.take_out(most);
+            }
+        }
     }
 
     /// Evicts a few entries of a shard for `room`; whether anything left.

@@ -134,6 +134,10 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             let rule = "a cache counts entries or bytes, as it was built to, for its life";
             return Err(MemoryError::invalid_config("capacity", capacity, rule));
         }
+        if self.tenancy.is_some() {
+            let rule = "a partition's share is set by the cache that it is a partition of";
+            return Err(MemoryError::invalid_config("capacity", capacity, rule));
+        }
         if capacity.get() <= self.fixed_room() {
             let rule = "must be above zero, and more than the cache itself takes";
             return Err(MemoryError::invalid_config("capacity", capacity, rule));
@@ -143,7 +147,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         for shard in &self.shards {
             shard.write().expect(expected);
         }
-        while self.total.taken() > self.total.capacity() {
+        while self.total.excess() > 0 {
             if !self.shrink_by_some() {
                 // What is left is pinned, or on its way in and will make room itself.
                 break;
@@ -158,7 +162,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         let mut shrunk = false;
         for least in [self.fair() + 1, 1] {
             for shard in &self.shards {
-                let excess = self.total.taken().saturating_sub(self.total.capacity());
+                let excess = self.total.excess();
                 if excess == 0 {
                     return true;
                 }

@@ -2,26 +2,42 @@
 
 use std::marker::PhantomData;
 
-use nebula_memory_core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use nebula_memory_core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
 
 use crate::mode::Mode;
 
 /// What everything in the cache takes of its capacity, and what is about to: in entries or in bytes.
 ///
-/// Only this number is shared by the shards, so that an entry fits wherever the total allows it.
-/// The orderings are relaxed: the numbers themselves are all that is communicated.
+/// Only this is shared by the shards, so that an entry fits wherever the total allows it. What is
+/// left is one number, so that nobody takes room of a capacity that was lowered meanwhile. The
+/// orderings are relaxed: the numbers themselves are all that is communicated.
 #[derive(Debug)]
 pub(crate) struct Total<M> {
-    taken: AtomicUsize,
+    /// Below zero after the capacity was lowered, until enough has been evicted.
+    free: AtomicIsize,
     capacity: AtomicUsize,
     mode: PhantomData<fn() -> M>,
+}
+
+/// A number of entries or bytes that are there, or a capacity of which no more than that can be
+/// used.
+#[inline]
+#[allow(clippy::cast_possible_wrap, reason = "made small enough")]
+const fn signed(number: usize) -> isize {
+    if number > isize::MAX as usize { isize::MAX } else { number as isize }
+}
+
+#[inline]
+#[allow(clippy::cast_sign_loss, reason = "made positive")]
+const fn unsigned(number: isize) -> usize {
+    if number < 0 { 0 } else { number as usize }
 }
 
 impl<M: Mode> Total<M> {
     /// Nothing but `fixed` is taken of `capacity`.
     pub(crate) fn new(capacity: usize, fixed: usize) -> Self {
-        let (taken, capacity) = (AtomicUsize::new(fixed), AtomicUsize::new(capacity));
-        Self { taken, capacity, mode: PhantomData }
+        let free = AtomicIsize::new(signed(capacity) - signed(fixed));
+        Self { free, capacity: AtomicUsize::new(capacity), mode: PhantomData }
     }
 
     #[inline]
@@ -31,39 +47,63 @@ impl<M: Mode> Total<M> {
 
     /// Changes the capacity; what is taken may be more for a while.
     pub(crate) fn set_capacity(&self, capacity: usize) {
-        self.capacity.store(capacity, Relaxed);
+        let old = self.capacity.swap(capacity, Relaxed);
+        self.free.fetch_add(signed(capacity) - signed(old), Relaxed);
     }
 
+    /// Takes up to `most` out of the capacity, but leaves `kept` of what is free. Returns how much it
+    /// was.
+    pub(crate) fn lend(&self, most: usize, kept: usize) -> usize {
+        let part = |free: isize| signed(most).min(free.saturating_sub(signed(kept)));
+        let take = |free| (part(free) > 0).then(|| free - part(free));
+        let lent = self.free.fetch_update(Relaxed, Relaxed, take).map_or(0, part);
+        self.capacity.fetch_sub(unsigned(lent), Relaxed);
+        unsigned(lent)
+    }
+
+    /// Adds to the capacity.
+    pub(crate) fn grow(&self, more: usize) {
+        self.capacity.fetch_add(more, Relaxed);
+        self.free.fetch_add(signed(more), Relaxed);
+    }
+
+    /// How much is taken; approximately, while the capacity changes.
     #[inline]
     pub(crate) fn taken(&self) -> usize {
-        self.taken.load(Relaxed)
+        let free = self.free.load(Relaxed);
+        unsigned(signed(self.capacity()) - free)
     }
 
-    /// What is left; approximately, while others are at work.
+    /// What is left.
     #[inline]
     pub(crate) fn free(&self) -> usize {
-        self.capacity().saturating_sub(self.taken())
+        unsigned(self.free.load(Relaxed))
     }
 
     /// Whether nothing is left.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.taken() >= self.capacity()
+        self.free.load(Relaxed) <= 0
+    }
+
+    /// How much more is taken than the capacity allows, which was lowered.
+    pub(crate) fn excess(&self) -> usize {
+        unsigned(self.free.load(Relaxed).saturating_neg())
     }
 
     /// Takes `weight` if the capacity allows it.
     #[inline]
-    fn try_take(&self, weight: usize) -> bool {
-        let capacity = self.capacity();
-        let take = |taken: usize| taken.checked_add(weight).filter(|&sum| sum <= capacity);
+    pub(crate) fn try_take(&self, weight: usize) -> bool {
+        let Ok(weight) = isize::try_from(weight) else { return false };
+        let take = |free: isize| (free >= weight).then_some(free - weight);
         if M::SHARED {
-            return self.taken.fetch_update(Relaxed, Relaxed, take).is_ok();
+            return self.free.fetch_update(Relaxed, Relaxed, take).is_ok();
         }
-        let sum = take(self.taken());
-        if let Some(sum) = sum {
-            self.taken.store(sum, Relaxed);
+        let free = take(self.free.load(Relaxed));
+        if let Some(free) = free {
+            self.free.store(free, Relaxed);
         }
-        sum.is_some()
+        free.is_some()
     }
 
     /// Gives back `weight` that was taken.
@@ -71,9 +111,9 @@ impl<M: Mode> Total<M> {
     pub(crate) fn give_back(&self, weight: usize) {
         if weight == 0 {
         } else if M::SHARED {
-            self.taken.fetch_sub(weight, Relaxed);
+            self.free.fetch_add(signed(weight), Relaxed);
         } else {
-            self.taken.store(self.taken() - weight, Relaxed);
+            self.free.store(self.free.load(Relaxed) + signed(weight), Relaxed);
         }
     }
 }
@@ -124,6 +164,20 @@ impl<'c, M: Mode> Room<'c, M> {
         debug_assert!(self.held >= weight, "room is taken before anything is placed");
         self.held -= weight;
         self.give_up();
+    }
+
+    #[inline]
+    pub(crate) const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Takes what is held, but no more than `most`, out of the capacity, and gives back the rest;
+    /// returns how much was taken out.
+    pub(crate) fn take_out(mut self, most: usize) -> usize {
+        let out = self.held.min(most);
+        self.held -= out;
+        self.total.capacity.fetch_sub(out, Relaxed);
+        out
     }
 
     /// Gives back what is held, for others to use.

@@ -16,8 +16,8 @@ pub(super) const ABOUT: &str = "hit ratios of nebula-cache's policies and of qui
                                 foyer-memory, on traces (own ones: --traces DIR)";
 
 /// Capacity for the generated traces, and the one for `--quick`.
-const ENTRIES: usize = 4096;
-const FEW_ENTRIES: usize = 512;
+pub(super) const ENTRIES: usize = 4096;
+pub(super) const FEW_ENTRIES: usize = 512;
 
 /// Where the optimum is not so many points above LRU, there is no gap worth the name.
 const GAP: f64 = 0.5;
@@ -91,7 +91,7 @@ pub(super) fn run(
     Ok(())
 }
 
-fn json_line(line: &impl Serialize) -> String {
+pub(super) fn json_line(line: &impl Serialize) -> String {
     serde_json::to_string(line).expect("strings and numbers")
 }
 
@@ -129,7 +129,7 @@ fn rows(text: &str) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn rounded(percent: f64) -> f64 {
+pub(super) fn rounded(percent: f64) -> f64 {
     (percent * 1000.0).round() / 1000.0
 }
 
@@ -195,14 +195,14 @@ fn summary_table(summaries: &[Summary]) -> Table {
     table
 }
 
-fn empty_table() -> Table {
+pub(super) fn empty_table() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
     table
 }
 
 /// With figures to the right of their columns.
-fn aligned(mut table: Table) -> Table {
+pub(super) fn aligned(mut table: Table) -> Table {
     for index in 1..table.column_count() {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
