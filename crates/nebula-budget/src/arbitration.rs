@@ -190,11 +190,22 @@ impl Node {
     /// Whether a single charge of `bytes` may be made at all.
     pub(crate) fn permit(&self, bytes: usize) -> Result<(), MemoryError> {
         self.permit_any()?;
-        let largest = self.largest_charge();
+        self.permit_priority(bytes, self.priority())?;
+        let largest = self.throttle_limit();
         if bytes <= largest {
             Ok(())
         } else {
             Err(MemoryError::Throttled { requested: bytes, largest })
+        }
+    }
+
+    /// Whether `bytes` may be charged here at `priority`.
+    fn permit_priority(&self, bytes: usize, priority: u8) -> Result<(), MemoryError> {
+        let least = self.least_priority();
+        if priority >= least || bytes == 0 {
+            Ok(())
+        } else {
+            Err(MemoryError::LowPriority { requested: bytes, priority, least })
         }
     }
 
@@ -503,7 +514,7 @@ impl Node {
     }
 
     /// Makes a child. Its guaranteed part is charged like anything else, with reclaiming if need
-    /// be; only that no throttle limits it, because it is no single allocation.
+    /// be; only that no throttle limits its size, because it is no single allocation.
     pub(crate) fn add_child(
         self: &Arc<Self>,
         name: &str,
@@ -514,6 +525,7 @@ impl Node {
             guaranteed,
             |locked| {
                 self.permit_any()?;
+                self.permit_priority(guaranteed, self.priority().min(config.priority))?;
                 self.spend_with_help(guaranteed, locked)?;
                 let id = locked.state.next_id;
                 locked.state.next_id += 1;
@@ -589,12 +601,13 @@ impl Node {
         live.map(|c| format!("`{}`", c.name())).collect()
     }
 
-    /// Sets the largest single charge in this node and below.
-    pub(crate) fn throttle(self: &Arc<Self>, largest: usize) {
+    /// Sets the largest single charge, the lowest priority that may charge, or both, in this node
+    /// and below.
+    pub(crate) fn throttle(self: &Arc<Self>, largest: Option<usize>, least: Option<u8>) {
         self.tree.locked(|locked| {
             // Owners' charges are looked at one by one from now on.
             let mut called = vec![];
-            self.throttle_locked(largest, &mut called);
+            self.throttle_locked(largest, least, &mut called);
             Self::collect_from(&called);
             for owner in called {
                 owner.node.settle(locked);
@@ -602,12 +615,18 @@ impl Node {
         });
     }
 
-    fn throttle_locked(&self, largest: usize, called: &mut Vec<Arc<Slack>>) {
-        self.set_largest_charge(largest);
+    fn throttle_locked(
+        &self,
+        largest: Option<usize>,
+        least: Option<u8>,
+        called: &mut Vec<Arc<Slack>>,
+    ) {
+        self.set_throttle(largest, least);
         let family = self.family.lock();
-        if largest < usize::MAX {
+        if self.is_throttled() {
             called.extend(family.owners.iter().filter(|owner| owner.call()).cloned());
         }
-        family.children.values().for_each(|child| child.throttle_locked(largest, called));
+        let children = family.children.values();
+        children.for_each(|child| child.throttle_locked(largest, least, called));
     }
 }

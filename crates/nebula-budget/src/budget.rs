@@ -118,7 +118,8 @@ impl MemoryBudget {
     /// # Errors
     /// [`MemoryError::InvalidConfig`] if `capacity` is zero or above this budget's, or the name is
     /// empty or contains a `/`; [`MemoryError::BudgetExceeded`] if this budget (or an ancestor) has
-    /// not that much left; [`MemoryError::Closed`] if it is released.
+    /// not that much left; [`MemoryError::LowPriority`] while this budget's priority is too low for
+    /// a [throttle](Throttle::limit_priority); [`MemoryError::Closed`] if it is released.
     pub fn child(&self, name: &str, capacity: usize) -> Result<Self, MemoryError> {
         self.child_with(
             name,
@@ -223,7 +224,8 @@ impl MemoryBudget {
     /// [`MemoryError::BudgetExceeded`] at once if a capacity on the way to the root is smaller than
     /// that (also when it becomes so during the wait); [`MemoryError::Deadlock`] if those who wait
     /// hold so much themselves that the wait could never end (see [`Reserve::holding`]);
-    /// [`MemoryError::Throttled`]; [`MemoryError::Closed`] once the budget is released. Nothing is
+    /// [`MemoryError::Throttled`] and [`MemoryError::LowPriority`] while a throttle says so;
+    /// [`MemoryError::Closed`] once the budget is released. Nothing is
     /// charged then.
     pub fn reserve(&self, bytes: usize) -> Reserve {
         Reserve::new(self.node(), bytes)
@@ -284,6 +286,13 @@ impl MemoryBudget {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.node().capacity()
+    }
+
+    /// Which priority its charges have while [`Throttle::limit_priority`] is in force: the lowest of
+    /// the [configured](BudgetConfig::priority) ones from here to the root.
+    #[must_use]
+    pub fn priority(&self) -> u8 {
+        self.node().priority()
     }
 
     /// The bytes that are this budget's own, whatever others do. Zero once released.
@@ -446,9 +455,38 @@ impl PressureSource for MemoryBudget {
 }
 
 /// Limits single charges in this budget and in all below, also in children made later.
+///
+/// What is charged already stays, and who waits in line already is served. Unspent funds of
+/// [local accounts](MemoryBudget::local) are called in, so that from the return of the call on
+/// nobody charges past it.
+///
+/// ```
+/// use nebula_budget::{Account, BudgetConfig, MemoryBudget};
+/// use nebula_memory_core::{ByteSize, Throttle};
+///
+/// let process = MemoryBudget::root("process", 1 << 20)?;
+/// let batch = BudgetConfig::builder(ByteSize::kib(64)).priority(10).build()?;
+/// let batch = process.child_with("batch", &batch)?;
+/// let paying = process.child("paying", 64 << 10)?;
+///
+/// process.limit_priority(Some(100));
+/// assert_eq!(batch.try_charge(1).unwrap_err().code(), "low_priority");
+/// paying.try_charge(1)?;
+/// process.limit_priority(None);
+/// batch.try_charge(1)?;
+/// # batch.credit(1);
+/// # paying.credit(1);
+/// # Ok::<(), nebula_memory_core::MemoryError>(())
+/// ```
 impl Throttle for MemoryBudget {
     fn limit_single_charges(&self, largest: Option<usize>) {
-        self.node().throttle(largest.unwrap_or(usize::MAX));
+        self.node().throttle(Some(largest.unwrap_or(usize::MAX)), None);
+    }
+
+    /// Children of a lower priority ([`BudgetConfig::priority`]) are not made meanwhile either, if
+    /// they are to be guaranteed anything.
+    fn limit_priority(&self, least: Option<u8>) {
+        self.node().throttle(None, Some(least.unwrap_or(0)));
     }
 }
 

@@ -23,7 +23,7 @@ use crate::Enforcement;
 /// assert_eq!((tenant.guaranteed(), tenant.capacity()), (10 << 20, 40 << 20));
 /// # Ok::<(), nebula_memory_core::MemoryError>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct BudgetConfig {
@@ -43,6 +43,29 @@ pub struct BudgetConfig {
     /// What happens to charges that do not fit.
     #[cfg_attr(feature = "serde", serde(default))]
     pub enforcement: Enforcement,
+    /// Who goes without first while memory is short: charges of budgets whose priority is below
+    /// what [`Throttle::limit_priority`] admits are refused. It holds for all budgets below, whose
+    /// own can only be lower. 255, the default, is never refused for its priority.
+    ///
+    /// [`Throttle::limit_priority`]: nebula_memory_core::Throttle::limit_priority
+    #[cfg_attr(feature = "serde", serde(default = "highest"))]
+    pub priority: u8,
+}
+
+const fn highest() -> u8 {
+    u8::MAX
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self {
+            capacity: ByteSize::default(),
+            guaranteed: None,
+            high: None,
+            enforcement: Enforcement::default(),
+            priority: highest(),
+        }
+    }
 }
 
 impl BudgetConfig {
@@ -102,6 +125,12 @@ impl BudgetConfigBuilder {
     /// Sets [`BudgetConfig::enforcement`].
     pub fn enforcement(mut self, enforcement: Enforcement) -> Self {
         self.config.enforcement = enforcement;
+        self
+    }
+
+    /// Sets [`BudgetConfig::priority`].
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.config.priority = priority;
         self
     }
 

@@ -44,8 +44,8 @@ pub(crate) struct Hot {
     funded: AtomicUsize,
     /// A charge that leaves more than this committed has news: a new peak, or the high mark.
     notice: AtomicUsize,
-    /// Charges above this go through the slow path, to be refused: zero once released, otherwise
-    /// what a throttle says.
+    /// Charges above this go through the slow path, to be refused: zero once released and while
+    /// the priority is too low, otherwise what a throttle says.
     largest_charge: AtomicUsize,
     /// A credit that leaves more than this free goes through the slow path. Written under the lock.
     ceiling: AtomicUsize,
@@ -55,6 +55,12 @@ pub(crate) struct Node {
     pub(crate) hot: Hot,
     /// The largest `committed` seen.
     peak: AtomicUsize,
+    /// What a throttle says of single charges; `usize::MAX` for nothing. Written under the lock.
+    throttle: AtomicUsize,
+    /// What a throttle says of priorities: the lowest that may charge. Written under the lock.
+    least_priority: AtomicU8,
+    /// The lowest of all from here to the root.
+    priority: u8,
     /// Where the user wants to hear of `committed`; `usize::MAX` for nowhere.
     high: AtomicUsize,
     /// `high` was passed, and `committed` has not fallen well below it since. Written under the
@@ -140,7 +146,10 @@ impl Node {
             Some(parent) => format!("{}/{name}", parent.refusal.path()).into(),
             None => name.into(),
         };
-        let largest = parent.as_ref().map_or(usize::MAX, |p| p.largest_charge());
+        let throttle = parent.as_ref().map_or(usize::MAX, |p| p.throttle.load(Relaxed));
+        let least = parent.as_ref().map_or(0, |p| p.least_priority());
+        let priority = parent.as_ref().map_or(u8::MAX, |p| p.priority).min(config.priority);
+        let largest = if priority < least { 0 } else { throttle };
         let guaranteed = config.guaranteed_bytes().min(MAX_FUNDS);
         let hot = Hot {
             // Nothing is free before the first charge, so that the first one takes the slow path
@@ -154,6 +163,9 @@ impl Node {
         Self {
             hot,
             peak: AtomicUsize::new(0),
+            throttle: AtomicUsize::new(throttle),
+            least_priority: AtomicU8::new(least),
+            priority,
             high: AtomicUsize::new(config.high_bytes()),
             over_high: AtomicBool::new(false),
             lent: AtomicUsize::new(0),
@@ -272,8 +284,24 @@ impl Node {
         self.high.load(Relaxed)
     }
 
-    pub(crate) fn largest_charge(&self) -> usize {
-        self.hot.largest_charge.load(Relaxed)
+    /// The largest single charge that a throttle allows, if the priority is high enough for any.
+    pub(crate) fn throttle_limit(&self) -> usize {
+        self.throttle.load(Relaxed)
+    }
+
+    /// The lowest of all priorities from here to the root.
+    pub(crate) fn priority(&self) -> u8 {
+        self.priority
+    }
+
+    /// The lowest priority that may charge.
+    pub(crate) fn least_priority(&self) -> u8 {
+        self.least_priority.load(Relaxed)
+    }
+
+    /// Whether charges are looked at one by one, because some are refused.
+    pub(crate) fn is_throttled(&self) -> bool {
+        self.hot.largest_charge.load(Relaxed) < usize::MAX
     }
 
     pub(crate) fn funded(&self) -> usize {
@@ -411,9 +439,18 @@ impl Node {
         high - high / 16
     }
 
-    pub(crate) fn set_largest_charge(&self, bytes: usize) {
+    /// Changes what a throttle says; `None` leaves that wish as it is.
+    pub(crate) fn set_throttle(&self, largest: Option<usize>, least: Option<u8>) {
+        if let Some(largest) = largest {
+            self.throttle.store(largest, Relaxed);
+        }
+        if let Some(least) = least {
+            self.least_priority.store(least, Relaxed);
+        }
         if self.state() != BudgetState::Released {
-            self.hot.largest_charge.store(bytes, Relaxed);
+            let refused = self.priority < self.least_priority();
+            let largest = if refused { 0 } else { self.throttle_limit() };
+            self.hot.largest_charge.store(largest, Relaxed);
         }
     }
 

@@ -122,12 +122,13 @@ impl Slack {
         Ok(())
     }
 
-    /// Charges `bytes` out of what nobody has claimed; gives it back if it is less.
+    /// Charges `bytes` out of what nobody has claimed; gives it back if it is less, or if the charge
+    /// may not be made.
     fn spend_rest(&self, bytes: usize) -> bool {
         self.node.tree.locked(|locked| {
             self.hand_in_claims();
             let left = self.left.load(Relaxed);
-            let spent = bytes <= left;
+            let spent = bytes <= left && self.node.permit(bytes).is_ok();
             if spent {
                 self.left.store(left - bytes, Release);
                 self.charges.store(self.charges.load(Relaxed).wrapping_add(1), Relaxed);
@@ -360,10 +361,10 @@ impl Slack {
 }
 
 impl Node {
-    /// Whether owners may have funds: not while single charges are limited, because theirs are not
-    /// looked at one by one.
+    /// Whether owners may have funds: not while some charges are refused for their size or priority,
+    /// because theirs are not looked at one by one.
     pub(crate) fn may_lend(&self) -> bool {
-        self.largest_charge() == usize::MAX
+        !self.is_throttled()
             && self.state() != BudgetState::Released
             && self.funded() <= self.capacity()
             && fence::is_available()

@@ -286,6 +286,27 @@ fn a_throttle_is_not_passed_by_unspent_funds() {
     });
 }
 
+#[test]
+fn a_limit_of_priorities_is_not_passed_by_unspent_funds() {
+    bounded(3, || {
+        let root = MemoryBudget::root("root", CAPACITY).unwrap();
+        let config = BudgetConfig::builder(CAPACITY.into()).priority(10).build().unwrap();
+        let low = root.child_with("low", &config).unwrap();
+        let local = low.local();
+        local.try_charge(8).unwrap();
+        let owner = thread::spawn(move || {
+            let before = local.try_charge(64).is_ok();
+            (local, before)
+        });
+        root.limit_priority(Some(11));
+        let (local, before) = owner.join().unwrap();
+        assert!(local.try_charge(64).is_err() && local.try_charge(1).is_err());
+        local.credit(if before { 8 + 64 } else { 8 });
+        drop((local, low));
+        assert_eq!((root.used(), root.committed()), (0, 0));
+    });
+}
+
 /// Polls a wait once.
 fn poll(wait: &mut Pin<Box<Reserve>>) -> bool {
     wait.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()

@@ -45,6 +45,7 @@ impl Run {
             let guaranteed = if mode.guarantees { rng.below(15) * mode.unit } else { 0 };
             let config = BudgetConfig::builder(capacity.into())
                 .guaranteed(guaranteed.min(capacity).into())
+                .priority(if rng.one_in(2) { 10 } else { 200 })
                 .build()
                 .unwrap();
             budgets.extend(parent.child_with(&format!("c{i}"), &config));
@@ -118,6 +119,9 @@ impl Run {
                 self.excesses = true;
             }
             14 => budget.set_high(Some(self.rng.below(budget.capacity()))).unwrap(),
+            15 if self.rng.one_in(2) => {
+                budget.limit_priority(self.rng.one_in(2).then_some(100));
+            }
             15 => budget.limit_single_charges(self.rng.one_in(2).then_some(bytes)),
             16 if budget.parent().is_some() && self.rng.one_in(4) => drop(budget.release()),
             _ => {}

@@ -17,12 +17,16 @@ fn a_configuration_reads_sizes_and_refuses_unknown_keys() {
 
 #[test]
 fn every_field_can_be_written_and_read() {
-    let text = r#"{"capacity":"4MiB","guaranteed":"1MiB","high":"3MiB","enforcement":"observe"}"#;
+    let text = concat!(
+        r#"{"capacity":"4MiB","guaranteed":"1MiB","high":"3MiB","#,
+        r#""enforcement":"observe","priority":7}"#
+    );
     let config: BudgetConfig = serde_json::from_str(text).unwrap();
     let built = BudgetConfig::builder(ByteSize::mib(4))
         .guaranteed(ByteSize::mib(1))
         .high(ByteSize::mib(3))
         .enforcement(Enforcement::Observe)
+        .priority(7)
         .build()
         .unwrap();
     assert_eq!((&config, serde_json::to_string(&config).unwrap()), (&built, text.to_owned()));

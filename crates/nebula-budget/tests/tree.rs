@@ -290,6 +290,105 @@ fn a_throttle_limits_single_charges_below_it_and_is_lifted_again() {
     after.credit(10);
 }
 
+fn of_priority(capacity: usize, priority: u8) -> BudgetConfig {
+    BudgetConfig { capacity: capacity.into(), priority, ..BudgetConfig::default() }
+}
+
+#[test]
+fn low_priorities_are_refused_while_a_throttle_says_so() {
+    let root = MemoryBudget::root("root", 10_000).unwrap();
+    let low = root.child_with("low", &of_priority(1000, 10)).unwrap();
+    let below = low.child_with("below", &of_priority(500, 200)).unwrap();
+    let mid = root.child_with("mid", &of_priority(1000, 100)).unwrap();
+    let plain = root.child("plain", 1000).unwrap();
+    let priorities = [&low, &below, &mid, &plain, &root].map(MemoryBudget::priority);
+    assert_eq!(priorities, [10, 10, 100, 255, 255], "the lowest up to the root counts");
+    low.try_charge(50).unwrap();
+
+    root.limit_priority(Some(100));
+    for budget in [&low, &below] {
+        let error = budget.try_charge(1).unwrap_err();
+        let expected = MemoryError::LowPriority { requested: 1, priority: 10, least: 100 };
+        assert_eq!(error.to_string(), expected.to_string());
+        assert!(budget.try_reserve(1).is_err() && budget.reserve(1).wait().is_err());
+        assert_eq!(budget.try_charge(0).map_err(|error| error.code()), Ok(()));
+    }
+    for budget in [&mid, &plain, &root] {
+        budget.try_charge(1).unwrap();
+        budget.credit(1);
+    }
+    // What is held may be given back, and nothing new of that priority comes to be.
+    low.credit(50);
+    let refused = root.child_with("late", &of_priority(100, 99)).unwrap_err();
+    assert_eq!(refused.code(), "low_priority");
+    assert_eq!(below.child("later", 100).unwrap_err().code(), "low_priority");
+    let unfunded = BudgetConfig { guaranteed: Some(0.into()), ..of_priority(100, 99) };
+    let unfunded = root.child_with("unfunded", &unfunded).unwrap();
+    assert_eq!(unfunded.try_charge(1).unwrap_err().code(), "low_priority", "inherited");
+    let high = root.child_with("high", &of_priority(100, 100)).unwrap();
+    high.try_charge(1).unwrap();
+    high.credit(1);
+
+    root.limit_priority(None);
+    for budget in [&low, &below, &unfunded] {
+        budget.try_charge(60).unwrap();
+        budget.credit(60);
+    }
+    assert_eq!((root.used(), root.refusals()), (0, 0));
+}
+
+#[test]
+fn sizes_and_priorities_are_throttled_side_by_side() {
+    let root = MemoryBudget::root("root", 10_000).unwrap();
+    let low = root.child_with("low", &of_priority(1000, 10)).unwrap();
+    let code = |bytes| match low.try_charge(bytes) {
+        Ok(()) => {
+            low.credit(bytes);
+            "ok"
+        }
+        Err(error) => error.code(),
+    };
+    root.limit_single_charges(Some(20));
+    root.limit_priority(Some(11));
+    assert_eq!([code(5), code(50)], ["low_priority", "low_priority"]);
+    root.limit_priority(None);
+    assert_eq!([code(5), code(50)], ["ok", "throttled"], "the other wish stands");
+    root.limit_priority(Some(11));
+    root.limit_single_charges(None);
+    assert_eq!([code(5), code(50)], ["low_priority", "low_priority"]);
+    root.limit_priority(Some(10));
+    assert_eq!([code(5), code(50)], ["ok", "ok"]);
+    low.release().unwrap();
+    root.limit_priority(Some(0));
+    assert_eq!(code(5), "closed", "a throttle that is lifted opens nothing that is released");
+}
+
+#[test]
+fn unspent_funds_do_not_carry_a_low_priority_past_a_throttle() {
+    let root = MemoryBudget::root("root", 1 << 20).unwrap();
+    let low = root.child_with("low", &of_priority(1 << 20, 10)).unwrap();
+    let local = low.local();
+    let mut reservation = low.try_reserve(8).unwrap();
+    for _ in 0..50 {
+        // So that both have funds of their own, where there is a fence.
+        local.try_charge(8).unwrap();
+        reservation.try_grow(8).unwrap();
+    }
+    root.limit_priority(Some(11));
+    for _ in 0..3 {
+        assert_eq!(local.try_charge(1).unwrap_err().code(), "low_priority");
+        assert_eq!(reservation.try_grow(1).unwrap_err().code(), "low_priority");
+        local.credit(8);
+        reservation.shrink(8);
+    }
+    assert_eq!((root.used(), low.committed()), (2 * 47 * 8 + 8, 2 * 47 * 8 + 8), "nothing is lent");
+    root.limit_priority(None);
+    local.try_charge(1).unwrap();
+    local.credit(47 * 8 + 1);
+    drop((local, reservation));
+    assert_eq!(root.used(), 0);
+}
+
 #[test]
 fn a_budget_reads_as_a_pressure_source_and_as_memory_usage() {
     let root = MemoryBudget::root("root", 1000).unwrap();

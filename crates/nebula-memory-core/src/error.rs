@@ -146,6 +146,21 @@ pub enum MemoryError {
         largest: usize,
     },
 
+    /// While memory is short, charges by those with a low priority are refused.
+    #[error(
+        "low priority: {} requested at priority {priority}, but charges below priority {least} \
+         are refused while memory is short; ask again later",
+        Exact(*requested)
+    )]
+    LowPriority {
+        /// Bytes asked for.
+        requested: usize,
+        /// The priority of who asked.
+        priority: u8,
+        /// The lowest priority that is served at present.
+        least: u8,
+    },
+
     /// A wait for a budget's bytes that could never end: those who wait hold so much themselves
     /// that what all others hold would not suffice. Whoever would have closed the circle is told,
     /// and has to give back what it holds, so that the others can go on.
@@ -255,6 +270,7 @@ impl MemoryError {
             Self::PoolExhausted { .. } => "pool_exhausted",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::Throttled { .. } => "throttled",
+            Self::LowPriority { .. } => "low_priority",
             Self::Deadlock { .. } => "deadlock",
             Self::NotTopOfStack { .. } => "not_top_of_stack",
             Self::Timeout { .. } => "timeout",
@@ -274,6 +290,7 @@ impl MemoryError {
         match self {
             Self::PoolExhausted { .. }
             | Self::Throttled { .. }
+            | Self::LowPriority { .. }
             | Self::Timeout { .. }
             | Self::Deadlock { .. }
             | Self::OutOfMemory { .. }

@@ -86,7 +86,42 @@ pub trait PressureSource: Send + Sync {
 }
 
 /// Something that can be told to take less until told otherwise; a budget tree is one.
+///
+/// The two wishes stand side by side: each holds until it is changed or lifted by itself.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+/// use nebula_memory_core::Throttle;
+///
+/// struct Gate {
+///     largest: AtomicUsize,
+///     least: AtomicU8,
+/// }
+/// impl Gate {
+///     fn admits(&self, bytes: usize, priority: u8) -> bool {
+///         bytes <= self.largest.load(Relaxed) && priority >= self.least.load(Relaxed)
+///     }
+/// }
+/// impl Throttle for Gate {
+///     fn limit_single_charges(&self, largest: Option<usize>) {
+///         self.largest.store(largest.unwrap_or(usize::MAX), Relaxed);
+///     }
+///     fn limit_priority(&self, least: Option<u8>) {
+///         self.least.store(least.unwrap_or(0), Relaxed);
+///     }
+/// }
+/// let gate = Gate { largest: AtomicUsize::new(usize::MAX), least: AtomicU8::new(0) };
+/// gate.limit_priority(Some(100));
+/// assert!(gate.admits(5, 100) && !gate.admits(5, 99));
+/// gate.limit_priority(None);
+/// assert!(gate.admits(5, 99));
+/// ```
 pub trait Throttle: Send + Sync {
     /// From now on, single charges above `largest` bytes are refused; `None` lifts that again.
     fn limit_single_charges(&self, largest: Option<usize>);
+
+    /// From now on, charges by whoever has a priority below `least` are refused, whatever their
+    /// size; `None` lifts that again. Something without priorities of its own ignores it, and says
+    /// so where it is documented.
+    fn limit_priority(&self, least: Option<u8>);
 }

@@ -15,7 +15,7 @@ use crate::{
     panics::quietly,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -90,6 +90,8 @@ struct Entry {
     name: Box<str>,
     order: Order,
     running: AtomicBool,
+    /// The latest spread round in which it had less than was asked for.
+    spent: AtomicU64,
     target: Weak<dyn Reclaim>,
 }
 
@@ -99,6 +101,34 @@ type Order = (u8, u64);
 impl Entry {
     fn is_live(&self) -> bool {
         self.target.strong_count() > 0
+    }
+
+    /// What it says it could give; nothing if it is gone, or panics.
+    fn estimate(&self) -> usize {
+        // The target is dropped in there, too: it may be the last handle by now.
+        let target = self.target.upgrade();
+        target.and_then(|target| quietly(move || target.reclaimable())).unwrap_or(0)
+    }
+
+    /// Asks for `wanted` bytes, adds to `report` what came of it, and returns how much was given.
+    fn ask(&self, wanted: usize, urgency: PressureLevel, report: &mut ReclaimReport) -> usize {
+        if self.running.swap(true, Ordering::Acquire) {
+            report.skipped += 1;
+            return 0;
+        }
+        let Some(target) = self.target.upgrade() else {
+            self.running.store(false, Ordering::Release);
+            return 0;
+        };
+        // The reclaimer's own state is its own matter; ours is not touched by its code.
+        // `target` is dropped in there, too: it may be the last handle by now.
+        let given = quietly(move || target.reclaim(wanted, urgency));
+        self.running.store(false, Ordering::Release);
+        report.asked += 1;
+        report.panicked += usize::from(given.is_none());
+        let given = given.unwrap_or(0);
+        report.given = report.given.saturating_add(given);
+        given
     }
 }
 
@@ -114,7 +144,8 @@ struct Entries {
 ///
 /// Lower priorities are asked first: give what is cheapest to lose (idle objects, spare chunks) a
 /// low one and what costs to make again (cached results) a higher one. Among equals, whoever
-/// registered first is asked first.
+/// registered first is asked first; or, by [`reclaim_spread`](Self::reclaim_spread), each in
+/// proportion to what it has.
 ///
 /// Registering and unregistering take O(n) in the number of registrations; a round of asking takes
 /// O(log n) for each reclaimer, and neither it nor unregistering allocates.
@@ -172,7 +203,8 @@ impl ReclaimRegistry {
             (priority, entries.next - 1)
         };
         let running = AtomicBool::new(false);
-        let entry = Arc::new(Entry { name: name.into(), order, running, target });
+        let spent = AtomicU64::new(0);
+        let entry = Arc::new(Entry { name: name.into(), order, running, spent, target });
         let mut list = Vec::new();
         loop {
             let mut entries = self.entries.lock();
@@ -241,8 +273,7 @@ impl ReclaimRegistry {
     /// The sum of the reclaimers' estimates, in bytes.
     #[must_use]
     pub fn reclaimable(&self) -> usize {
-        let estimate = |e: Arc<Entry>| e.target.upgrade().map_or(0, |t| t.reclaimable());
-        self.iter().map(estimate).fold(0, usize::saturating_add)
+        self.iter().map(|e| e.estimate()).fold(0, usize::saturating_add)
     }
 
     /// Asks the reclaimers in order until `wanted` bytes have been given back.
@@ -265,31 +296,96 @@ impl ReclaimRegistry {
     ) -> ReclaimReport {
         let mut report = ReclaimReport::default();
         let Some(_reclaiming) = Reclaiming::enter() else { return report };
-        let mut entries = self.iter().filter(|e| priorities.contains(&e.order.0));
-        while report.given < wanted {
-            let Some(entry) = entries.next() else { break };
-            if entry.running.swap(true, Ordering::Acquire) {
-                report.skipped += 1;
-                continue;
+        for entry in self.iter().filter(|e| priorities.contains(&e.order.0)) {
+            if report.given >= wanted {
+                break;
             }
-            let Some(target) = entry.target.upgrade() else {
-                entry.running.store(false, Ordering::Release);
-                continue;
-            };
-            let missing = wanted - report.given;
-            // The reclaimer's own state is its own matter; ours is not touched by its code.
-            // `target` is dropped in there, too: it may be the last handle by now.
-            let given = quietly(move || target.reclaim(missing, urgency));
-            entry.running.store(false, Ordering::Release);
-            report.asked += 1;
-            match given {
-                Some(given) => report.given = report.given.saturating_add(given),
-                None => report.panicked += 1,
-            }
+            entry.ask(wanted - report.given, urgency, &mut report);
         }
         report
     }
+
+    /// Asks the reclaimers of several registries (of tenants, for example) as if they were one,
+    /// until `wanted` bytes have been given back: the lowest priority of all first, which is what is
+    /// idle, and within one priority each in proportion to what it says it could give. What some had
+    /// less than they said, the others of that priority are asked for before the next one is.
+    ///
+    /// Everything else is as in [`reclaim`](Self::reclaim). Allocates nothing; each reclaimer is
+    /// asked twice at most.
+    ///
+    /// ```
+    /// use std::sync::{Arc, Weak, atomic::{AtomicUsize, Ordering}};
+    /// use nebula_memory_core::{PressureLevel, Reclaim, ReclaimRegistry};
+    ///
+    /// struct Spare(AtomicUsize);
+    /// impl Reclaim for Spare {
+    ///     fn reclaimable(&self) -> usize { self.0.load(Ordering::Relaxed) }
+    ///     fn reclaim(&self, wanted: usize, _urgency: PressureLevel) -> usize {
+    ///         let given = wanted.min(self.reclaimable());
+    ///         self.0.fetch_sub(given, Ordering::Relaxed);
+    ///         given
+    ///     }
+    /// }
+    ///
+    /// let spares = [300, 100].map(|bytes| Arc::new(Spare(AtomicUsize::new(bytes))));
+    /// let registries = [ReclaimRegistry::new(), ReclaimRegistry::new()];
+    /// for (registry, spare) in registries.iter().zip(&spares) {
+    ///     registry.register("spare", 0, Arc::downgrade(spare) as Weak<dyn Reclaim>).detach();
+    /// }
+    /// let report = ReclaimRegistry::reclaim_spread(&registries, 40, PressureLevel::High);
+    /// assert_eq!(report.given, 40);
+    /// assert_eq!(spares.map(|spare| spare.reclaimable()), [270, 90]);
+    /// ```
+    pub fn reclaim_spread(
+        registries: &[Self],
+        wanted: usize,
+        urgency: PressureLevel,
+    ) -> ReclaimReport {
+        let mut report = ReclaimReport::default();
+        let Some(_reclaiming) = Reclaiming::enter() else { return report };
+        let round = ROUND.fetch_add(1, Ordering::Relaxed);
+        let mut from = Some(0);
+        while let Some(lowest) = from.filter(|_| report.given < wanted) {
+            let next = |registry: &Self| registry.next_priority(lowest);
+            let Some(priority) = registries.iter().filter_map(next).min() else { break };
+            Self::spread_once(registries, priority, wanted, urgency, round, &mut report);
+            from = priority.checked_add(1);
+        }
+        report
+    }
+
+    /// A round of [`reclaim_spread`](Self::reclaim_spread) among those of one priority.
+    fn spread_once(
+        registries: &[Self],
+        priority: u8,
+        wanted: usize,
+        urgency: PressureLevel,
+        round: u64,
+        report: &mut ReclaimReport,
+    ) {
+        let all = || registries.iter().flat_map(Self::iter).filter(|e| e.order.0 == priority);
+        let total = all().fold(0_u128, |sum, entry| sum + entry.estimate() as u128).max(1);
+        let missing = wanted - report.given;
+        for entry in all() {
+            let left = wanted.saturating_sub(report.given);
+            let share = (missing as u128 * entry.estimate() as u128).div_ceil(total);
+            let share = usize::try_from(share).unwrap_or(left).min(left);
+            if share > 0 && entry.ask(share, urgency, report) < share {
+                entry.spent.store(round, Ordering::Relaxed);
+            }
+        }
+        // The rest comes from those who gave their share, or said that they had nothing.
+        for entry in all().filter(|entry| entry.spent.load(Ordering::Relaxed) != round) {
+            if report.given >= wanted {
+                break;
+            }
+            entry.ask(wanted - report.given, urgency, report);
+        }
+    }
 }
+
+/// Tells rounds of [`ReclaimRegistry::reclaim_spread`] apart; zero is none of them.
+static ROUND: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
 
 impl fmt::Debug for ReclaimRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -65,6 +65,12 @@ fn samples() -> Vec<(MemoryError, &'static str, bool, Vec<&'static str>)> {
             true,
             vec!["600", "100"],
         ),
+        (
+            MemoryError::LowPriority { requested: 700, priority: 20, least: 99 },
+            "low_priority",
+            true,
+            vec!["700", "20", "99"],
+        ),
         (MemoryError::NotTopOfStack { distance: 48 }, "not_top_of_stack", false, vec!["48"]),
         (
             MemoryError::Timeout { waited: Duration::from_millis(250) },

@@ -111,6 +111,94 @@ fn asking_stops_when_enough_was_given() {
     assert_eq!(registry.reclaim(usize::MAX, HIGH).given, usize::MAX);
 }
 
+/// Says that it could give the one figure, and has the other.
+struct Shelf {
+    says: AtomicUsize,
+    has: AtomicUsize,
+    asked: Mutex<Vec<usize>>,
+}
+
+impl Shelf {
+    fn new(says: usize, has: usize) -> Arc<Self> {
+        Arc::new(Self { says: says.into(), has: has.into(), asked: Mutex::default() })
+    }
+
+    fn asked(&self) -> Vec<usize> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+}
+
+impl Reclaim for Shelf {
+    fn reclaimable(&self) -> usize {
+        match self.says.load(SeqCst) {
+            usize::MAX => std::panic::panic_any(InjectedPanic),
+            says => says,
+        }
+    }
+    fn reclaim(&self, wanted: usize, _urgency: PressureLevel) -> usize {
+        self.asked.lock().unwrap().push(wanted);
+        let given = wanted.min(self.has.load(SeqCst));
+        self.has.fetch_sub(given, SeqCst);
+        given
+    }
+}
+
+/// Registers shelves as `(priority, says, has)`, each in a registry of its own if `apart`.
+fn shelves(of: &[(u8, usize, usize)], apart: bool) -> (Vec<ReclaimRegistry>, Vec<Arc<Shelf>>) {
+    let mut registries = vec![ReclaimRegistry::new()];
+    let mut all = Vec::new();
+    for (i, &(priority, says, has)) in of.iter().enumerate() {
+        if apart && i > 0 {
+            registries.push(ReclaimRegistry::new());
+        }
+        let shelf = Shelf::new(says, has);
+        registries.last().unwrap().register("shelf", priority, weak(&shelf)).detach();
+        all.push(shelf);
+    }
+    (registries, all)
+}
+
+#[test]
+fn a_spread_asks_each_in_proportion_and_the_lowest_priority_first() {
+    for apart in [false, true] {
+        let of = [(9, 300, 300), (1, 40, 40), (9, 100, 100), (9, 0, 0)];
+        let (registries, all) = shelves(&of, apart);
+        let report = ReclaimRegistry::reclaim_spread(&registries, 200, HIGH);
+        let asked: Vec<_> = all.iter().map(|shelf| shelf.asked()).collect();
+        assert_eq!(asked, [vec![120], vec![200], vec![40], vec![]], "apart: {apart}");
+        assert_eq!((report.given, report.asked, report.panicked), (200, 3, 0));
+        let none = ReclaimRegistry::reclaim_spread(&registries, 0, HIGH);
+        assert_eq!(none, ReclaimReport::default());
+    }
+}
+
+#[test]
+fn what_some_had_less_than_they_said_a_spread_takes_from_the_others_once() {
+    // The first has nothing, the second gives its share and the rest, the third said too little.
+    let (registries, all) = shelves(&[(0, 100, 0), (0, 100, 120), (0, 0, 50)], false);
+    let report = ReclaimRegistry::reclaim_spread(&registries, 160, HIGH);
+    let asked: Vec<_> = all.iter().map(|shelf| shelf.asked()).collect();
+    assert_eq!(asked, [vec![80], vec![80, 80], vec![40]]);
+    assert_eq!((report.given, report.asked), (160, 4));
+    // Whoever said that it has nothing is still asked before nobody is.
+    let report = ReclaimRegistry::reclaim_spread(&registries, usize::MAX, HIGH);
+    assert_eq!(report.given, 10);
+}
+
+#[test]
+fn estimates_that_panic_or_overflow_do_not_end_a_spread() {
+    let (registries, all) = shelves(&[(0, usize::MAX, 5), (0, usize::MAX - 1, 7)], true);
+    let report = ReclaimRegistry::reclaim_spread(&registries, 12, HIGH);
+    assert_eq!((report.given, report.panicked), (12, 0));
+    assert_eq!((all[0].asked(), all[1].asked()), (vec![5], vec![12]));
+    // Inside a reclaim it does nothing, like any other.
+    let inner = registries.clone();
+    let nested = Giver::new(move |_, _| ReclaimRegistry::reclaim_spread(&inner, 9, HIGH).given);
+    let outer = ReclaimRegistry::new();
+    outer.register("nested", 0, weak(&nested)).detach();
+    assert_eq!(outer.reclaim(9, HIGH).given, 0);
+}
+
 #[test]
 fn the_urgency_is_passed_on() {
     let (registry, seen) = (ReclaimRegistry::new(), Arc::new(Mutex::new(Vec::new())));

@@ -42,6 +42,9 @@ pub(crate) struct Parts {
     root: MemoryBudget,
     /// Everybody's reclaimers, for the monitor; each budget has its own as well.
     pub(crate) reclaimers: ReclaimRegistry,
+    /// The tenants, for monitors to watch.
+    #[cfg(feature = "monitor")]
+    pub(crate) suspects: nebula_monitor::Suspects,
     #[cfg(feature = "allocators")]
     pub(crate) allocators: nebula_alloc::AllocatorManager,
 }
@@ -65,6 +68,8 @@ impl Memory {
             config,
             root,
             reclaimers,
+            #[cfg(feature = "monitor")]
+            suspects: nebula_monitor::Suspects::new(),
             #[cfg(feature = "allocators")]
             allocators: nebula_alloc::AllocatorManager::new(),
         };
@@ -108,7 +113,9 @@ impl Memory {
 
     /// The beginnings of a monitor as configured: it watches the limits of the system and of the
     /// process's budget, and from `Elevated` on asks the [`reclaimers`](Self::reclaimers) for what
-    /// is missing. Add what else should happen, and build it.
+    /// is missing. It watches how the tenants grow, those that come later too, and names the one
+    /// that has grown most when pressure rises; and its reconciliation sets the process's budget
+    /// against what the process holds. Add what else should happen, and build it.
     ///
     /// ```
     /// use nebula_memory::{
@@ -130,6 +137,8 @@ impl Memory {
         let give_back = PressureAction::reclaim(&self.parts.reclaimers);
         MemoryMonitor::builder(self.parts.config.monitoring)
             .source(Arc::new(self.parts.root.clone()))
+            .book(Arc::new(self.parts.root.clone()))
+            .suspects(&self.parts.suspects)
             .on(PressureLevel::Elevated, give_back)
     }
 }

@@ -26,11 +26,27 @@ pub struct Tenant {
     )]
     parts: Arc<Parts>,
     budget: MemoryBudget,
+    /// What monitors watch, for as long as a handle of the tenant is there.
+    #[cfg(feature = "monitor")]
+    #[allow(dead_code, reason = "it is seen through a weak handle")]
+    watched: Arc<MemoryBudget>,
 }
 
 impl Tenant {
     pub(crate) fn new(parts: Arc<Parts>, budget: MemoryBudget) -> Self {
-        Self { parts, budget }
+        #[cfg(feature = "monitor")]
+        let watched = {
+            let watched = Arc::new(budget.clone());
+            let weak = Arc::downgrade(&watched);
+            parts.suspects.watch(weak);
+            watched
+        };
+        Self {
+            parts,
+            budget,
+            #[cfg(feature = "monitor")]
+            watched,
+        }
     }
 
     /// The tenant's name.

@@ -149,6 +149,57 @@ fn the_monitor_sees_the_budget_and_asks_everybody_to_give_back() {
 }
 
 #[test]
+fn the_monitor_names_the_tenant_that_has_grown_most_and_books_the_process() {
+    let memory = memory();
+    let early = borrower(&memory, "early");
+    let clock = Arc::new(ManualClock::new());
+    let blamed = Arc::new(Mutex::new(vec![]));
+    let log = Arc::clone(&blamed);
+    let mut monitor = memory
+        .monitor()
+        .without_system()
+        .clock(Arc::clone(&clock) as _)
+        .on(
+            PressureLevel::Elevated,
+            PressureAction::blame(move |blame| log.lock().unwrap().push(blame.name.clone())),
+        )
+        .build()
+        .unwrap();
+    let late = borrower(&memory, "late");
+    let gone = borrower(&memory, "gone");
+    drop((gone.clone(), late.clone()));
+    let of_early = early.budget().try_reserve(20 * MIB).unwrap();
+    monitor.check().unwrap();
+    drop(gone);
+    clock.advance(std::time::Duration::from_millis(200));
+    let of_late = late.budget().try_reserve(32 * MIB).unwrap();
+    let event = monitor.check().unwrap().expect("52 of 64 MiB are pressure");
+    let blame = event.blame.unwrap();
+    assert_eq!((&*blame.name, blame.growth), ("late", 32 * MIB));
+    assert_eq!(*blamed.lock().unwrap(), ["late"]);
+    drop((of_early, of_late));
+
+    // A tenant is let go of although monitors watch it, and its bytes are the process's again.
+    let guaranteed = BudgetConfig::builder(ByteSize::mib(40)).build().unwrap();
+    let before = memory.budget().committed();
+    for _ in 0..3 {
+        let tenant = memory.tenant("guaranteed", &guaranteed).unwrap();
+        clock.advance(std::time::Duration::from_millis(200));
+        monitor.check().unwrap();
+        assert_eq!(memory.budget().committed(), before + 40 * MIB);
+        drop(tenant);
+        assert_eq!(memory.budget().committed(), before);
+    }
+
+    let held = memory.budget().try_reserve(5 * MIB).unwrap();
+    match memory.monitor().build().unwrap().reconcile() {
+        Ok(found) => assert_eq!(found.books, [("process".to_owned(), 5 * MIB)]),
+        Err(why) => println!("skipped: {why}"),
+    }
+    drop(held);
+}
+
+#[test]
 fn the_promise_of_a_guarantee_is_no_pressure() {
     let memory = memory();
     let limits = BudgetConfig::builder(ByteSize::mib(60)).build().unwrap();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use nebula_memory_core::{
-    Clock, PressureLevel, ReclaimRegistry, ReclaimReport, Throttle, panics::quietly, sync::Arc,
+    Clock, PressureLevel, ReclaimRegistry, Throttle, panics::quietly, sync::Arc,
 };
 
 use crate::{
@@ -35,8 +35,17 @@ enum Kind {
     Send(SyncSender<PressureEvent>),
     Stream(EventSender),
     Reclaim(Vec<ReclaimRegistry>),
-    Throttle { target: Arc<dyn Throttle>, largest: usize },
+    Throttle { target: Arc<dyn Throttle>, wish: Wish },
     Blame(Box<dyn FnMut(&Blame) + Send>),
+}
+
+/// What a throttle is told.
+#[derive(Clone, Copy, Debug)]
+enum Wish {
+    /// The largest single charge.
+    Largest(usize),
+    /// The lowest priority.
+    Priority(u8),
 }
 
 impl PressureAction {
@@ -67,16 +76,17 @@ impl PressureAction {
     }
 
     /// Asks the reclaimers of a registry for as many bytes as are needed to leave the level, when
-    /// it is reached and again, after every cool-down, for as long as it holds. The action shares
-    /// the registry's list, so what is registered later is asked too.
+    /// it is reached and again, after every cool-down, for as long as it holds: the lowest priority
+    /// first, which is what is idle, and within one priority each in proportion to what it could
+    /// give ([`ReclaimRegistry::reclaim_spread`]). The action shares the registry's list, so what is
+    /// registered later is asked too.
     #[must_use]
     pub fn reclaim(registry: &ReclaimRegistry) -> Self {
         Self::reclaim_spread([registry.clone()])
     }
 
-    /// As [`reclaim`](Self::reclaim), from several registries (of tenants, for example): the
-    /// lowest priority of all first, which is what is idle; and within one priority from each
-    /// registry in proportion to what it could give.
+    /// As [`reclaim`](Self::reclaim), from several registries (of tenants, for example) as if they
+    /// were one.
     #[must_use]
     pub fn reclaim_spread(registries: impl IntoIterator<Item = ReclaimRegistry>) -> Self {
         Self(Kind::Reclaim(registries.into_iter().collect()))
@@ -84,11 +94,51 @@ impl PressureAction {
 
     /// Refuses single charges above `largest` bytes at `target` for as long as the level holds.
     ///
-    /// Where several throttles of one target are in force, the tightest counts. A monitor that is
-    /// dropped lifts what it has tightened.
+    /// Where several throttles of one target (clones of one `Arc`) are in force, the tightest
+    /// counts. A monitor that is dropped lifts what it has tightened.
     #[must_use]
     pub fn throttle(target: Arc<dyn Throttle>, largest: usize) -> Self {
-        Self(Kind::Throttle { target, largest })
+        Self(Kind::Throttle { target, wish: Wish::Largest(largest) })
+    }
+
+    /// Refuses charges of those who have a priority below `least` at `target` (of low-priority
+    /// budgets, for example) for as long as the level holds. Everything else is as in
+    /// [`throttle`](Self::throttle), beside which it stands.
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use nebula_memory_core::{MemoryError, PressureReading, PressureSource, Throttle};
+    /// use nebula_monitor::{MemoryMonitor, MonitoringConfig, PressureAction, PressureLevel};
+    ///
+    /// #[derive(Default)]
+    /// struct Gate(Mutex<Option<u8>>);
+    /// impl Throttle for Gate {
+    ///     fn limit_single_charges(&self, _largest: Option<usize>) {}
+    ///     fn limit_priority(&self, least: Option<u8>) { *self.0.lock().unwrap() = least; }
+    /// }
+    /// struct Full;
+    /// impl PressureSource for Full {
+    ///     fn name(&self) -> &str { "full" }
+    ///     fn read(&self) -> Result<PressureReading, MemoryError> {
+    ///         Ok(PressureReading { used: 100, limit: Some(100) })
+    ///     }
+    /// }
+    ///
+    /// let gate = Arc::new(Gate::default());
+    /// let mut monitor = MemoryMonitor::builder(MonitoringConfig::default())
+    ///     .without_system()
+    ///     .source(Arc::new(Full))
+    ///     .on(PressureLevel::High, PressureAction::throttle_priority(gate.clone(), 50))
+    ///     .build()?;
+    /// monitor.check()?;
+    /// assert_eq!(*gate.0.lock().unwrap(), Some(50));
+    /// drop(monitor);
+    /// assert_eq!(*gate.0.lock().unwrap(), None);
+    /// # Ok::<(), MemoryError>(())
+    /// ```
+    #[must_use]
+    pub fn throttle_priority(target: Arc<dyn Throttle>, least: u8) -> Self {
+        Self(Kind::Throttle { target, wish: Wish::Priority(least) })
     }
 
     /// Calls back, when the level is reached from below, with the [suspect](crate::Suspects) that
@@ -106,8 +156,8 @@ impl fmt::Debug for PressureAction {
             Kind::Send(_) => f.debug_struct("Channel").finish_non_exhaustive(),
             Kind::Stream(_) => f.debug_struct("Stream").finish_non_exhaustive(),
             Kind::Reclaim(registries) => f.debug_tuple("Reclaim").field(registries).finish(),
-            Kind::Throttle { largest, .. } => {
-                f.debug_struct("Throttle").field("largest", largest).finish_non_exhaustive()
+            Kind::Throttle { wish, .. } => {
+                f.debug_struct("Throttle").field("wish", wish).finish_non_exhaustive()
             }
             Kind::Blame(_) => f.debug_struct("Blame").finish_non_exhaustive(),
         }
@@ -150,7 +200,7 @@ impl Actions {
             let level = self.0[i].0;
             let crossed = step.from.min(step.to) < level && level <= step.from.max(step.to);
             let due = level <= step.to && cooled.has_cooled(level, event.at);
-            let largest = self.throttle_in_force(i, step.to);
+            let in_force = self.throttle_in_force(i, step.to);
             let begun = clock.now();
             let effect = match &mut self.0[i].1.0 {
                 Kind::Notify(callback) if crossed => {
@@ -167,9 +217,8 @@ impl Actions {
                     let Some(blame) = &event.blame else { continue };
                     quietly(|| callback(blame)).map(|()| ActionEffect::Blamed)
                 }
-                Kind::Throttle { target, .. } if crossed => {
-                    quietly(|| target.limit_single_charges(largest))
-                        .map(|()| ActionEffect::Throttled { largest })
+                Kind::Throttle { target, wish } if crossed => {
+                    quietly(|| tell(&**target, *wish, in_force))
                 }
                 Kind::Reclaim(registries) if due => {
                     machine.reclaimed(level, event.at);
@@ -182,7 +231,8 @@ impl Actions {
                         Cause::Usage => held(&config, step.to, estimate),
                         Cause::Growth | Cause::Stalls => step.to,
                     };
-                    let report = quietly(|| reclaim(registries, wanted, urgency));
+                    let report =
+                        quietly(|| ReclaimRegistry::reclaim_spread(registries, wanted, urgency));
                     let back = report.map_or(0, |report| report.given);
                     given = given.saturating_add(back);
                     estimate.used = estimate.used.saturating_sub(back);
@@ -196,73 +246,66 @@ impl Actions {
         }
     }
 
-    /// The tightest limit, at the level `to`, of the throttle that action `i` is about.
-    fn throttle_in_force(&self, i: usize, to: PressureLevel) -> Option<usize> {
-        let Kind::Throttle { target: this, .. } = &self.0[i].1.0 else { return None };
+    /// The tightest wish, at the level `to`, of the kind and for the throttle that action `i` is
+    /// about.
+    fn throttle_in_force(&self, i: usize, to: PressureLevel) -> Option<Wish> {
+        let Kind::Throttle { target: this, wish: kind } = &self.0[i].1.0 else { return None };
         let same = |(level, action): &(PressureLevel, PressureAction)| match &action.0 {
-            Kind::Throttle { target, largest }
+            Kind::Throttle { target, wish }
                 if *level <= to && std::ptr::addr_eq(Arc::as_ptr(target), Arc::as_ptr(this)) =>
             {
-                Some(*largest)
+                Some(*wish)
             }
             _ => None,
         };
-        self.0.iter().filter_map(same).min()
+        let wishes = self.0.iter().filter_map(same);
+        match kind {
+            Wish::Largest(_) => {
+                let largest =
+                    |wish| if let Wish::Largest(bytes) = wish { Some(bytes) } else { None };
+                wishes.filter_map(largest).min().map(Wish::Largest)
+            }
+            Wish::Priority(_) => {
+                let least =
+                    |wish| if let Wish::Priority(least) = wish { Some(least) } else { None };
+                wishes.filter_map(least).max().map(Wish::Priority)
+            }
+        }
     }
 
     /// Lifts every throttle that is in force at `level`; returns how many panicked.
     pub(crate) fn lift(&self, level: PressureLevel) -> usize {
         let in_force = self.0.iter().filter(|(of, _)| *of <= level);
         let lift = |(_, action): &(PressureLevel, PressureAction)| match &action.0 {
-            Kind::Throttle { target, .. } => {
-                quietly(|| target.limit_single_charges(None)).is_none()
-            }
+            Kind::Throttle { target, wish } => quietly(|| tell(&**target, *wish, None)).is_none(),
             _ => false,
         };
         in_force.filter(|entry| lift(entry)).count()
     }
 }
 
-fn heard(heard: bool) -> ActionEffect {
-    if heard { ActionEffect::Notified } else { ActionEffect::Unheard }
+/// Tells a throttle what is `in_force`, of the kind of `wish`.
+fn tell(target: &dyn Throttle, wish: Wish, in_force: Option<Wish>) -> ActionEffect {
+    match (wish, in_force) {
+        (_, Some(Wish::Largest(bytes))) => {
+            target.limit_single_charges(Some(bytes));
+            ActionEffect::Throttled { largest: Some(bytes) }
+        }
+        (_, Some(Wish::Priority(least))) => {
+            target.limit_priority(Some(least));
+            ActionEffect::PriorityLimited { least: Some(least) }
+        }
+        (Wish::Largest(_), None) => {
+            target.limit_single_charges(None);
+            ActionEffect::Throttled { largest: None }
+        }
+        (Wish::Priority(_), None) => {
+            target.limit_priority(None);
+            ActionEffect::PriorityLimited { least: None }
+        }
+    }
 }
 
-/// Asks all registries, idle first, and each in proportion to what it could give.
-fn reclaim(registries: &[ReclaimRegistry], wanted: usize, urgency: PressureLevel) -> ReclaimReport {
-    if let [registry] = registries {
-        return registry.reclaim(wanted, urgency);
-    }
-    let mut report = ReclaimReport::default();
-    let mut from = Some(0);
-    while let Some(lowest) = from.filter(|_| report.given < wanted) {
-        let next = |registry: &ReclaimRegistry| registry.next_priority(lowest);
-        let Some(priority) = registries.iter().filter_map(next).min() else { break };
-        let estimate = |registry: &ReclaimRegistry| {
-            let of_priority = registry.list().into_iter().filter(|(_, of, _)| *of == priority);
-            of_priority.fold(0_u128, |sum, (_, _, bytes)| sum + bytes as u128)
-        };
-        let estimates: Vec<u128> = registries.iter().map(estimate).collect();
-        let (total, missing) = (estimates.iter().sum::<u128>(), wanted - report.given);
-        let ask = |registry: &ReclaimRegistry, share: usize, report: &mut ReclaimReport| {
-            let before = report.given;
-            if share > 0 {
-                *report = report.plus(registry.reclaim_among(priority..=priority, share, urgency));
-            }
-            report.given - before >= share
-        };
-        let mut have_more = Vec::with_capacity(registries.len());
-        for (registry, estimate) in registries.iter().zip(estimates) {
-            let share = (missing as u128 * estimate).div_ceil(total.max(1));
-            let share = usize::try_from(share).unwrap_or(missing);
-            if ask(registry, share.min(wanted.saturating_sub(report.given)), &mut report) {
-                have_more.push(registry);
-            }
-        }
-        // Some had less than they thought: the rest comes from those who gave their share.
-        for registry in have_more {
-            ask(registry, wanted.saturating_sub(report.given), &mut report);
-        }
-        from = priority.checked_add(1);
-    }
-    report
+fn heard(heard: bool) -> ActionEffect {
+    if heard { ActionEffect::Notified } else { ActionEffect::Unheard }
 }

@@ -8,7 +8,7 @@ use nebula_memory_core::{
 };
 
 use crate::{
-    MemoryMonitor, MonitoringConfig, PressureAction, action::Actions, monitor::Parts,
+    MemoryMonitor, MonitoringConfig, PressureAction, Suspects, action::Actions, monitor::Parts,
     recording::Recorder, source::Sources,
 };
 
@@ -20,7 +20,7 @@ pub struct MonitorBuilder {
     sources: Vec<Arc<dyn PressureSource>>,
     clock: Arc<dyn Clock>,
     actions: Vec<(PressureLevel, PressureAction)>,
-    suspects: Vec<Weak<dyn PressureSource>>,
+    suspects: Suspects,
     books: Vec<Arc<dyn PressureSource>>,
     allocated: Option<Box<dyn Fn() -> usize + Send>>,
     recorder: Option<Recorder>,
@@ -34,7 +34,7 @@ impl MonitorBuilder {
             sources: Vec::new(),
             clock: Arc::new(MonotonicClock::new()),
             actions: Vec::new(),
-            suspects: Vec::new(),
+            suspects: Suspects::new(),
             books: Vec::new(),
             allocated: None,
             recorder: None,
@@ -68,8 +68,16 @@ impl MonitorBuilder {
 
     /// Watches how `suspect` grows, to name it if it grows most; see
     /// [`Suspects`](crate::Suspects), by which more can be added later.
-    pub fn suspect(mut self, suspect: Weak<dyn PressureSource>) -> Self {
-        self.suspects.push(suspect);
+    pub fn suspect(self, suspect: Weak<dyn PressureSource>) -> Self {
+        self.suspects.watch(suspect);
+        self
+    }
+
+    /// Watches how those on `suspects` grow: on this list, which others may share and add to, and
+    /// not on one of the monitor's own. To be called before [`suspect`](Self::suspect), which adds to
+    /// the list.
+    pub fn suspects(mut self, suspects: &Suspects) -> Self {
+        self.suspects = suspects.clone();
         self
     }
 
@@ -145,9 +153,7 @@ impl MonitorBuilder {
         }
         let (books, allocated, recorder) = (self.books, self.allocated, self.recorder);
         let parts = Parts { sources, actions, clock: self.clock, books, allocated, recorder };
-        let monitor = MemoryMonitor::with(self.config, parts)?;
-        self.suspects.into_iter().for_each(|suspect| monitor.suspects().watch(suspect));
-        Ok(monitor)
+        MemoryMonitor::with(self.config, parts, self.suspects)
     }
 }
 

@@ -133,6 +133,11 @@ pub enum ActionEffect {
         /// The largest charge, in bytes.
         largest: Option<usize>,
     },
+    /// A throttle was told the lowest priority that it may serve; `None` lifts it.
+    PriorityLimited {
+        /// The lowest priority.
+        least: Option<u8>,
+    },
     /// It panicked; the monitor went on.
     Panicked,
 }
@@ -151,6 +156,10 @@ impl fmt::Display for ActionEffect {
                 write!(f, "throttled to {}", ByteSize::new(*largest))
             }
             Self::Throttled { largest: None } => f.write_str("throttle lifted"),
+            Self::PriorityLimited { least: Some(least) } => {
+                write!(f, "priorities below {least} refused")
+            }
+            Self::PriorityLimited { least: None } => f.write_str("all priorities served again"),
             Self::Panicked => f.write_str("panicked"),
         }
     }

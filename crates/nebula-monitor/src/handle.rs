@@ -3,15 +3,18 @@
 use std::{
     fmt,
     thread::{Builder, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nebula_memory_core::{
     MemoryError, Refused,
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Mutex},
 };
 
-use crate::{MemoryMonitor, MonitorStatus};
+use crate::{
+    MemoryMonitor, MonitorStatus, MonitoringConfig,
+    alarm::{Control, Woken},
+};
 
 /// A monitor that runs on its own thread; dropping the handle stops it and waits for its end,
 /// which takes no longer than the check that may be running.
@@ -32,52 +35,10 @@ pub struct MonitorHandle {
     status: MonitorStatus,
 }
 
-#[derive(Default)]
-struct Control {
-    wanted: Mutex<Wanted>,
-    changed: Condvar,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Wanted {
-    stop: bool,
-    check: bool,
-}
-
-impl Control {
-    fn want(&self, change: impl FnOnce(&mut Wanted)) {
-        change(&mut self.wanted.lock());
-        self.changed.notify_all();
-    }
-
-    /// Waits until `until`, or until a check is wanted; `false` if it is time to stop.
-    fn wait(&self, until: Option<Instant>) -> bool {
-        let mut wanted = self.wanted.lock();
-        loop {
-            if wanted.stop {
-                return false;
-            }
-            if std::mem::take(&mut wanted.check) {
-                return true;
-            }
-            wanted = match until {
-                None => self.changed.wait(wanted),
-                Some(until) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return true;
-                    }
-                    self.changed.wait_timeout(wanted, left)
-                }
-            };
-        }
-    }
-}
-
 #[allow(clippy::result_large_err, reason = "what is large is the monitor that is handed back")]
 pub(crate) fn spawn(monitor: MemoryMonitor) -> Result<MonitorHandle, Refused<MemoryMonitor>> {
     let status = monitor.status();
-    let control = Arc::new(Control::default());
+    let control = Arc::new(Control::new());
     // The monitor goes through a slot, so that it can be had back if there is no thread.
     let slot = Arc::new(Mutex::new(Some(monitor)));
     let run = {
@@ -86,14 +47,9 @@ pub(crate) fn spawn(monitor: MemoryMonitor) -> Result<MonitorHandle, Refused<Mem
             let monitor = slot.lock().take();
             drop(slot);
             let mut monitor = monitor.expect("only this thread takes it");
-            loop {
-                // A check at which no source could be read is counted and reported in the status.
-                let _ = monitor.check();
-                // A wait that is too long for the clock's range ends only by a wish.
-                if !control.wait(Instant::now().checked_add(monitor.next_check())) {
-                    return monitor;
-                }
-            }
+            run(&mut monitor, &control);
+            monitor.clear_alarms();
+            monitor
         }
     };
     match Builder::new().name("nebula-monitor".to_owned()).spawn(run) {
@@ -106,13 +62,63 @@ pub(crate) fn spawn(monitor: MemoryMonitor) -> Result<MonitorHandle, Refused<Mem
     }
 }
 
+/// Checks until it is time to stop.
+fn run(monitor: &mut MemoryMonitor, control: &Control) {
+    let mut quiet = Quiet::default();
+    loop {
+        // A check at which no source could be read is counted and reported in the status.
+        let _ = monitor.check();
+        if monitor.set_alarms(control.hears_alarms()) {
+            let _ = monitor.check();
+        }
+        // A wait that is too long for the clock's range ends only by a wish.
+        let until = Instant::now().checked_add(monitor.next_check());
+        match control.wait(until, quiet.until, monitor.alarms()) {
+            Woken::Stop => return,
+            Woken::Time => {}
+            Woken::Wish => monitor.read_anew(),
+            Woken::Alarm(rung) => {
+                monitor.rung(rung);
+                quiet.rung(Instant::now(), monitor.config());
+            }
+        }
+    }
+}
+
+/// Notifications bring checks forward, but not closer together than the fast interval; and where
+/// one comes again and again as soon as it is listened to, not as often as that.
+struct Quiet {
+    until: Instant,
+    length: Duration,
+}
+
+impl Default for Quiet {
+    fn default() -> Self {
+        Self { until: Instant::now(), length: Duration::ZERO }
+    }
+}
+
+impl Quiet {
+    fn rung(&mut self, now: Instant, config: &MonitoringConfig) {
+        let fast = config.fast_interval;
+        let again = now.saturating_duration_since(self.until) < self.length;
+        let longest = fast.saturating_mul(LONGEST_QUIET).min(config.interval);
+        self.length = if again { self.length.saturating_mul(2).min(longest) } else { fast };
+        self.until = now.checked_add(self.length).unwrap_or(now);
+    }
+}
+
+/// In fast intervals.
+const LONGEST_QUIET: u32 = 64;
+
 impl MonitorHandle {
     /// A view of the running monitor.
     pub fn status(&self) -> MonitorStatus {
         self.status.clone()
     }
 
-    /// Checks now instead of at the end of the interval. Returns without waiting for it.
+    /// Checks now instead of at the end of the interval, and reads everything anew, limits too.
+    /// Returns without waiting for it.
     pub fn wake(&self) {
         self.control.want(|wanted| wanted.check = true);
     }
@@ -143,5 +149,36 @@ impl Drop for MonitorHandle {
 impl fmt::Debug for MonitorHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MonitorHandle").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_that_never_ends_is_listened_to_less_and_less() {
+        let millis = Duration::from_millis;
+        let config = MonitoringConfig { interval: millis(40), ..MonitoringConfig::default() };
+        let begun = Instant::now();
+        let mut quiet = Quiet { until: begun, length: Duration::ZERO };
+        let mut lengths = Vec::new();
+        let mut now = begun;
+        for _ in 0..8 {
+            quiet.rung(now, &config);
+            lengths.push(quiet.length.as_millis());
+            now = quiet.until;
+        }
+        assert_eq!(lengths, [1, 2, 4, 8, 16, 32, 40, 40], "up to the interval");
+        quiet.rung(now + millis(40), &config);
+        assert_eq!(quiet.length, millis(1), "it was silent for a while");
+        let config = MonitoringConfig { interval: Duration::MAX, ..config };
+        for _ in 0..100 {
+            quiet.rung(quiet.until, &config);
+        }
+        assert_eq!(quiet.length, millis(64));
+        let endless = MonitoringConfig { fast_interval: Duration::MAX, ..config };
+        quiet.rung(begun + Duration::from_secs(60), &endless);
+        assert_eq!(quiet.until, begun + Duration::from_secs(60), "beyond the clock is no quiet");
     }
 }

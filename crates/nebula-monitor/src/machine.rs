@@ -257,13 +257,14 @@ impl PressureMachine {
 
     /// Whether `level` may reclaim at `now`.
     pub fn has_cooled(&self, level: PressureLevel, now: Duration) -> bool {
-        let since =
-            |then| now.checked_sub(then).is_some_and(|since| since >= self.config.cool_down);
-        self.reclaimed[level as usize].is_none_or(since)
+        // A clock that has gone back must not keep anybody from reclaiming until it has caught up.
+        let cooled =
+            |then| now.checked_sub(then).is_none_or(|since| since >= self.config.cool_down);
+        self.reclaimed[level as usize].is_none_or(cooled)
     }
 
     fn judge(&self, source: usize, reading: PressureReading) -> Verdict {
-        let rate = self.trends.get(source).and_then(|trend| trend.rate(self.config.window));
+        let rate = self.trends.get(source).and_then(Trend::rate);
         let usage = self.level_of_usage(reading);
         let growth = self.level_of_growth(reading, rate);
         let cause = if usage >= growth { Cause::Usage } else { Cause::Growth };
@@ -313,7 +314,7 @@ impl PressureMachine {
             let Some((_, PressureReading { used, limit: Some(limit) })) = *reading else {
                 continue;
             };
-            let rates = [trend.latest(), trend.rate(self.config.window)];
+            let rates = [trend.latest(), trend.rate()];
             let rate = rates.into_iter().flatten().fold(0.0, f64::max);
             if rate > 0.0 {
                 let goal = entry(&self.config, PressureLevel::Elevated, limit);
@@ -397,7 +398,7 @@ fn above_normal() -> impl DoubleEndedIterator<Item = PressureLevel> {
 }
 
 /// The bytes from which on `level` is reached.
-fn entry(config: &MonitoringConfig, level: PressureLevel, limit: usize) -> usize {
+pub(crate) fn entry(config: &MonitoringConfig, level: PressureLevel, limit: usize) -> usize {
     part(limit, config.threshold(level))
 }
 

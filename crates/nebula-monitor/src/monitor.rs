@@ -9,7 +9,12 @@ use nebula_memory_core::{
 use crate::{
     Limits, MonitorBuilder, MonitorHandle, MonitorState, MonitorStatus, MonitoringConfig,
     Observation, PressureEvent, PressureMachine, Reconciliation, Sample, SourceReport, Suspects,
-    action::Actions, handle, recording::Recorder, source::Sources, suspects::Watch,
+    action::Actions,
+    alarm::{Alarms, Rung},
+    handle,
+    recording::Recorder,
+    source::Sources,
+    suspects::Watch,
 };
 
 /// Watches how near this process is to the limits of its memory, and acts before they are met.
@@ -79,10 +84,14 @@ impl MemoryMonitor {
         MonitorBuilder::new(config)
     }
 
-    pub(crate) fn with(config: MonitoringConfig, parts: Parts) -> Result<Self, MemoryError> {
+    pub(crate) fn with(
+        config: MonitoringConfig,
+        parts: Parts,
+        suspects: Suspects,
+    ) -> Result<Self, MemoryError> {
         let machine = PressureMachine::new(config)?;
         let status = MonitorStatus::new(parts.sources.reports().to_vec(), config.history);
-        let watch = Watch::default();
+        let watch = Watch::of(suspects);
         Ok(Self { machine, parts, watch, status, next: Duration::ZERO })
     }
 
@@ -101,7 +110,12 @@ impl MemoryMonitor {
         self.status.set_state(self.machine.state());
         let (now, config) = (self.parts.clock.now(), *self.machine.config());
         let sources = &mut self.parts.sources;
-        let round = sources.read(now, &config);
+        // Under pressure, limits and stalls are not left alone for a long interval.
+        let every = match self.machine.level() {
+            PressureLevel::Normal => config.interval,
+            _ => config.interval.min(config.window),
+        };
+        let round = sources.read(now, every, &config);
         if round.changed {
             self.status.set_sources(sources.reports().to_vec());
         }
@@ -227,6 +241,38 @@ impl MemoryMonitor {
         let allocated = figure.map(|figure| quietly(figure).ok_or_else(panicked)).transpose()?;
         let resident = self.parts.sources.resident()?;
         Ok(Reconciliation { resident, allocated, books })
+    }
+
+    /// Sets the notifications that the monitor's own thread waits for, or looks whether they are
+    /// still right; `true` if a check should follow at once.
+    pub(crate) fn set_alarms(&mut self, hears: bool) -> bool {
+        let changed = self.parts.sources.set_alarms(self.machine.config(), hears);
+        if changed.is_some() {
+            self.status.set_sources(self.sources().to_vec());
+        }
+        changed.unwrap_or(false)
+    }
+
+    pub(crate) fn alarms(&self) -> &Alarms {
+        self.parts.sources.alarms()
+    }
+
+    pub(crate) fn clear_alarms(&mut self) {
+        self.parts.sources.clear_alarms();
+        self.status.set_sources(self.sources().to_vec());
+    }
+
+    /// The next check reads everything.
+    pub(crate) fn read_anew(&mut self) {
+        self.parts.sources.read_anew();
+    }
+
+    /// Notifications have come.
+    pub(crate) fn rung(&mut self, rung: Rung) {
+        if self.parts.sources.rung(rung, self.machine.config()) {
+            self.status.set_sources(self.sources().to_vec());
+        }
+        self.status.rung();
     }
 
     /// Those whose growth is watched; the handle may be kept to add more.

@@ -24,6 +24,8 @@ pub struct MonitorStats {
     pub checks: u64,
     /// Checks at which no source could be read.
     pub blind_checks: u64,
+    /// Checks that a notification of the system has brought forward.
+    pub notified_checks: u64,
     /// Readings that failed.
     pub failed_readings: u64,
     /// Changes of level, by the level that was entered, lowest first.
@@ -63,7 +65,8 @@ impl MonitorStats {
                 ActionEffect::Notified
                 | ActionEffect::Unheard
                 | ActionEffect::Blamed
-                | ActionEffect::Throttled { .. } => self.actions += 1,
+                | ActionEffect::Throttled { .. }
+                | ActionEffect::PriorityLimited { .. } => self.actions += 1,
             }
         }
     }
@@ -192,6 +195,10 @@ impl MonitorStatus {
             }
             None => slow.stats.blind_checks += 1,
         }
+    }
+
+    pub(crate) fn rung(&self) {
+        self.shared.slow.lock().stats.notified_checks += 1;
     }
 
     /// Notes a change of level before its actions run.

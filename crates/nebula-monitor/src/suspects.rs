@@ -32,7 +32,9 @@ impl fmt::Display for Blame {
 }
 
 /// The list of those whose growth a monitor watches, to name the one that has grown most when
-/// pressure comes: tenants' budgets, for example. A cheap handle; clones share.
+/// pressure comes: tenants' budgets, for example. A cheap handle; clones share. Each monitor has
+/// one; or several share one that is given to their
+/// [builders](crate::MonitorBuilder::suspects).
 ///
 /// Their limits don't count (inject them as sources for that).
 ///
@@ -56,14 +58,77 @@ impl fmt::Display for Blame {
 /// ```
 #[derive(Clone, Default)]
 pub struct Suspects {
-    /// Those that the monitor has not taken over yet.
-    added: Arc<Mutex<Vec<Weak<dyn PressureSource>>>>,
+    list: Arc<Mutex<List>>,
 }
 
+#[derive(Default)]
+struct List {
+    /// In the order in which they came. Those who are gone are taken off when it is full.
+    entries: Vec<Entry>,
+    /// The number of the next.
+    next: u64,
+}
+
+/// A suspect with its number.
+type Entry = (u64, Weak<dyn PressureSource>);
+
 impl Suspects {
-    /// Watches `suspect` until it is dropped.
+    /// An empty list.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Watches `suspect` until it is dropped. O(1), amortised over those that are on the list.
     pub fn watch(&self, suspect: Weak<dyn PressureSource>) {
-        self.added.lock().push(suspect);
+        // Nothing is allocated, freed or dropped under the lock: where the global allocator charges
+        // an account, that could lead to a reclaim, and back here.
+        let mut roomy = Vec::new();
+        loop {
+            let needed = {
+                let mut list = self.list.lock();
+                let alive = |entry: &&Entry| entry.1.strong_count() > 0;
+                if list.entries.len() == list.entries.capacity() {
+                    let living = list.entries.iter().filter(alive);
+                    let needed = 2 * living.clone().count() + 16;
+                    if roomy.capacity() >= needed {
+                        // Those who are gone stay behind.
+                        roomy.extend(living.cloned());
+                        std::mem::swap(&mut roomy, &mut list.entries);
+                    }
+                    needed
+                } else {
+                    0
+                }
+            };
+            let mut list = self.list.lock();
+            if list.entries.len() < list.entries.capacity() {
+                let number = list.next;
+                list.next += 1;
+                list.entries.push((number, suspect));
+                return;
+            }
+            drop(list);
+            roomy = Vec::with_capacity(needed);
+        }
+    }
+
+    /// Adds to `to` what `new` makes of those that came since `seen`, the number that the latest
+    /// call returned.
+    fn since<T>(&self, seen: u64, to: &mut Vec<T>, new: fn(Weak<dyn PressureSource>) -> T) -> u64 {
+        loop {
+            let missing = {
+                let list = self.list.lock();
+                let from = list.entries.partition_point(|(number, _)| *number < seen);
+                let fresh = &list.entries[from..];
+                if to.capacity() - to.len() >= fresh.len() {
+                    to.extend(fresh.iter().map(|(_, suspect)| new(Weak::clone(suspect))));
+                    return list.next;
+                }
+                fresh.len()
+            };
+            to.reserve(missing);
+        }
     }
 }
 
@@ -83,19 +148,24 @@ struct Suspect {
 #[derive(Default)]
 pub(crate) struct Watch {
     suspects: Suspects,
+    /// Up to which number they have been taken over.
+    seen: u64,
     list: Vec<Suspect>,
 }
 
 impl Watch {
+    pub(crate) fn of(suspects: Suspects) -> Self {
+        Self { suspects, ..Self::default() }
+    }
+
     pub(crate) fn suspects(&self) -> &Suspects {
         &self.suspects
     }
 
     /// Reads everybody. Those who are gone, or panic, are taken off the list.
     pub(crate) fn read(&mut self, now: Duration, window: Duration) {
-        let added = std::mem::take(&mut *self.suspects.added.lock());
         let suspect = |source| Suspect { source, trend: Trend::default(), used: 0 };
-        self.list.extend(added.into_iter().map(suspect));
+        self.seen = self.suspects.since(self.seen, &mut self.list, suspect);
         self.list.retain_mut(|suspect| {
             let Some(source) = suspect.source.upgrade() else { return false };
             // `source` is dropped in there, too: it may be the last handle by now.

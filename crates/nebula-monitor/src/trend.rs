@@ -21,12 +21,17 @@ pub(crate) struct Trend {
     latest: Option<f64>,
     /// The last reading: a point of the series may stand for several.
     last: Option<Point>,
+    /// Growth over the window, as of the last reading.
+    rate: Option<f64>,
 }
 
 impl Trend {
-    /// Takes in a reading. One of the past is ignored.
+    /// Takes in a reading. One of the past is ignored, and so is one that is known already.
     pub(crate) fn push(&mut self, at: Duration, bytes: usize, window: Duration) {
         if let Some(last) = self.last {
+            if (last.at, last.bytes) == (at, bytes) {
+                return;
+            }
             let Some(elapsed) = at.checked_sub(last.at) else { return };
             let growth = bytes as f64 - last.bytes as f64;
             self.latest = Some(match elapsed.as_secs_f64() {
@@ -52,7 +57,16 @@ impl Trend {
             self.len += 1;
         }
         let old = |point: &&Point| at.saturating_sub(point.at) > window;
-        self.forget(self.points[..self.len].iter().take_while(old).count());
+        let old = self.points[..self.len].iter().take_while(old).count();
+        if old > 0 {
+            self.forget(old);
+        }
+        self.rate = self.slope(window);
+    }
+
+    /// Growth in bytes a second over the window, as of the last reading.
+    pub(crate) fn rate(&self) -> Option<f64> {
+        self.rate
     }
 
     fn forget(&mut self, oldest: usize) {
@@ -63,26 +77,24 @@ impl Trend {
     /// Growth in bytes a second, by least squares over the window. `None` with fewer than three
     /// points, or if they lie within less than a quarter of the window: a single large allocation
     /// is no trend.
-    pub(crate) fn rate(&self, window: Duration) -> Option<f64> {
+    fn slope(&self, window: Duration) -> Option<f64> {
         let points = &self.points[..self.len];
         let (first, last) = (points.first()?, points.last()?);
         if points.len() < 3 || last.at.saturating_sub(first.at) < window / 4 {
             return None;
         }
         // Relative to the first point, so that large figures don't eat the digits of small
-        // differences.
-        let xy = |p: &Point| {
-            (p.at.saturating_sub(first.at).as_secs_f64(), p.bytes as f64 - first.bytes as f64)
-        };
-        let n = points.len() as f64;
-        let (sum_x, sum_y) = points.iter().map(xy).fold((0.0, 0.0), |s, p| (s.0 + p.0, s.1 + p.1));
-        let (mean_x, mean_y) = (sum_x / n, sum_y / n);
-        let (mut above, mut below) = (0.0, 0.0);
-        for (x, y) in points.iter().map(xy) {
-            above += (x - mean_x) * (y - mean_y);
-            below += (x - mean_x) * (x - mean_x);
+        // differences; in one pass, because this is the dearest part of a check that only computes.
+        let (mut sum_x, mut sum_y, mut sum_xx, mut sum_xy) = (0.0, 0.0, 0.0, 0.0);
+        for point in points {
+            let x = seconds(point.at.saturating_sub(first.at));
+            let y = point.bytes as f64 - first.bytes as f64;
+            (sum_x, sum_y) = (sum_x + x, sum_y + y);
+            (sum_xx, sum_xy) = (sum_xx + x * x, sum_xy + x * y);
         }
-        (below > 0.0).then(|| above / below)
+        let n = points.len() as f64;
+        let below = sum_xx - sum_x * sum_x / n;
+        (below > 0.0).then(|| (sum_xy - sum_x * sum_y / n) / below)
     }
 
     /// Growth between the last two readings, in bytes a second.
@@ -96,6 +108,11 @@ impl Trend {
         let (first, last) = (self.points[..self.len].first()?, self.last?);
         Some((last.bytes.saturating_sub(first.bytes), last.at.saturating_sub(first.at)))
     }
+}
+
+/// As `as_secs_f64`, without its division.
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs() as f64 + f64::from(duration.subsec_nanos()) * 1e-9
 }
 
 #[cfg(test)]
@@ -118,7 +135,7 @@ mod tests {
     fn a_line_has_its_slope_however_often_it_is_read() {
         for every in [1, 7, 50, 200] {
             let trend = of((0..3000).step_by(every).map(|t| (t as u64, 5000 + 2 * t)));
-            let rate = trend.rate(WINDOW).unwrap();
+            let rate = trend.rate().unwrap();
             assert!((rate - 2000.0).abs() < 1e-6, "every {every} ms: {rate}");
         }
     }
@@ -126,15 +143,15 @@ mod tests {
     #[test]
     fn the_window_forgets_what_was_before() {
         let up_then_flat = (0..5000).map(|t: usize| (t as u64, t.min(2000)));
-        assert!(of(up_then_flat).rate(WINDOW).unwrap().abs() < 1e-6);
+        assert!(of(up_then_flat).rate().unwrap().abs() < 1e-6);
     }
 
     #[test]
     fn too_little_is_no_trend() {
-        assert_eq!(of([]).rate(WINDOW), None);
-        assert_eq!(of([(0, 0), (900, 100)]).rate(WINDOW), None, "two points");
-        assert_eq!(of([(0, 0), (50, 5), (100, 10)]).rate(WINDOW), None, "too short");
-        assert_eq!(of([(0, 0), (2000, 5), (4000, 10)]).rate(WINDOW), None, "too far apart");
+        assert_eq!(of([]).rate(), None);
+        assert_eq!(of([(0, 0), (900, 100)]).rate(), None, "two points");
+        assert_eq!(of([(0, 0), (50, 5), (100, 10)]).rate(), None, "too short");
+        assert_eq!(of([(0, 0), (2000, 5), (4000, 10)]).rate(), None, "too far apart");
     }
 
     #[test]
@@ -160,7 +177,7 @@ mod tests {
                 let points = &trend.points[..trend.len];
                 prop_assert!(points.windows(2).all(|pair| pair[0].at < pair[1].at));
                 prop_assert!(!points.is_empty());
-                let _ = (trend.rate(window), trend.latest(), trend.growth());
+                let _ = (trend.rate(), trend.latest(), trend.growth());
             }
         }
     }

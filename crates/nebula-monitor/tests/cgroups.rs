@@ -275,14 +275,20 @@ fn the_monitor_reports_each_source_and_takes_the_tightest() {
         .build()
         .unwrap();
     let texts: Vec<_> = monitor.sources().iter().map(ToString::to_string).collect();
-    assert_eq!(texts.len(), 5);
+    assert_eq!(texts.len(), 8);
     assert!(texts[0].starts_with("cgroup v2: not in force, "), "{}", texts[0]);
     assert!(texts[1].starts_with("cgroup v1: in force, limit 64.0 MiB ("), "{}", texts[1]);
     assert_eq!(texts[2], "system memory: in force, limit 1.0 GiB (/proc/meminfo)");
     assert!(texts[3].starts_with("memory stalls: not in force, "), "{}", texts[3]);
     assert!(texts[4].starts_with("resident memory: not in force, "), "{}", texts[4]);
     let in_force: Vec<_> = monitor.sources().iter().map(SourceReport::in_force).collect();
-    assert_eq!(in_force, [false, true, true, false, false]);
+    assert_eq!(in_force, [false, true, true, false, false, false, false, false]);
+    for (name, text) in
+        ["stall trigger", "usage thresholds", "low-memory notification"].iter().zip(&texts[5..])
+    {
+        let idle = format!("{name}: not in force without a thread of the monitor's own");
+        assert_eq!(*text, idle);
+    }
 
     let limits = monitor.limits();
     assert_eq!(limits.cap(), Some(64 * MIB));
@@ -301,6 +307,79 @@ fn the_monitor_reports_each_source_and_takes_the_tightest() {
     assert_eq!(event.reading, reading(99, 100));
     assert_eq!(monitor.status().sources(), monitor.sources());
     assert_eq!(monitor.limits().left(), Some(1));
+}
+
+#[test]
+fn ancestors_limits_are_read_in_turn_and_the_own_one_every_interval() {
+    let (machine, clock) = (Machine::new(), Arc::new(ManualClock::new()));
+    machine.process("0::/a/b/c\n", &[V2]).meminfo(1, 1 << 20);
+    for group in ["/a", "/a/b", "/a/b/c"] {
+        machine.v2(group, "10", "max");
+    }
+    let mut monitor = MemoryMonitor::builder(MonitoringConfig::default())
+        .system_root(machine.root())
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let interval = monitor.config().interval;
+    let mut checks_until_seen = |group| {
+        machine.v2(group, "10", "11");
+        let seen = (0..20).position(|_| {
+            clock.advance(interval);
+            monitor.check().unwrap();
+            monitor.status().last_reading().unwrap().1 == reading(10, 11)
+        });
+        machine.v2(group, "10", "max");
+        for _ in 0..4 {
+            clock.advance(interval);
+            monitor.check().unwrap();
+        }
+        let (_, last) = monitor.status().last_reading().unwrap();
+        assert_ne!(last.limit, Some(11), "{group}: and seen to be lifted");
+        seen.unwrap()
+    };
+    for _ in 0..5 {
+        assert_eq!(checks_until_seen("/a/b/c"), 0);
+        assert!(checks_until_seen("/a/b") < 4 && checks_until_seen("/a") < 4);
+    }
+    // Whoever looks seldom sees all each time.
+    machine.v2("/a", "10", "11");
+    clock.advance(2 * interval);
+    monitor.check().unwrap();
+    assert_eq!(monitor.status().last_reading().unwrap().1, reading(10, 11));
+}
+
+#[test]
+fn droppable_pages_are_taken_as_known_in_between_and_read_near_the_limit() {
+    let stat = |machine: &Machine, idle: u32| {
+        machine.write("/sys/fs/cgroup/a/memory.stat", format!("inactive_file {idle}\n"));
+    };
+    let machine = Machine::new();
+    machine.process("0::/a\n", &[V2]).v2("/a", "800", "1000");
+    stat(&machine, 300);
+    let group = CgroupV2::open_under(machine.root()).unwrap();
+    assert_eq!(group.read().unwrap(), reading(500, 1000));
+    stat(&machine, 0);
+    assert_eq!(group.read_usage().unwrap(), reading(500, 1000), "as known");
+    machine.v2("/a", "900", "1000");
+    assert_eq!(group.read_usage().unwrap(), reading(600, 1000), "all growth counts");
+    machine.v2("/a", "700", "1000");
+    assert_eq!(group.read_usage().unwrap(), reading(500, 1000), "what left may be those pages");
+    machine.v2("/a", "800", "1000");
+    assert_eq!(group.read_usage().unwrap(), reading(600, 1000), "and what came is not");
+    machine.v2("/a", "938", "1000");
+    assert_eq!(group.read_usage().unwrap(), reading(938, 1000), "near the limit it is read");
+    stat(&machine, 100);
+    machine.v2("/a", "900", "1000");
+    assert_eq!(group.read_usage().unwrap(), reading(900, 1000), "as known by then");
+    assert_eq!(group.read().unwrap(), reading(800, 1000));
+    // A limit of nothing is no reason to divide by it.
+    machine.v2("/a", "5", "0");
+    stat(&machine, 0);
+    assert_eq!(
+        (group.read().unwrap(), group.read_usage().unwrap()),
+        (reading(5, 0), reading(5, 0))
+    );
 }
 
 #[test]

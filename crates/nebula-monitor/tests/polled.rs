@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Dial, Show, Spare, Told, config, monitor_of};
+use common::{Dial, Machine, Show, Spare, Told, V2, config, monitor_of};
 use nebula_memory_core::{Clock, ManualClock, ReclaimRegistry, Throttle};
 use nebula_monitor::{
     ActionEffect, MemoryMonitor, MonitorState, PressureAction, PressureEvent, PressureLevel::*,
@@ -179,6 +179,64 @@ fn reclaims_cool_down_and_go_on_while_pressure_lasts() {
     assert!(monitor.check().unwrap().unwrap().actions.is_empty());
 }
 
+/// A clock that somebody turns back.
+struct Turned(Mutex<Duration>);
+
+impl Clock for Turned {
+    fn now(&self) -> Duration {
+        *self.0.lock().unwrap()
+    }
+}
+
+#[test]
+fn a_clock_that_goes_back_stops_neither_reclaims_nor_readings() {
+    let (machine, spare) = (Machine::new(), Spare::new(0));
+    machine.process("0::/a\n", &[V2]).v2("/a", "80", "100").meminfo(1, 1000);
+    machine.write("/proc/pressure/memory", "some avg10=0.00 total=7\n");
+    let clock = Arc::new(Turned(Mutex::new(1000 * SECOND)));
+    let mut monitor = MemoryMonitor::builder(config())
+        .system_root(machine.root())
+        .clock(clock.clone())
+        .on(High, PressureAction::reclaim(&registry_of(&spare)))
+        .build()
+        .unwrap();
+    assert_eq!(monitor.check().unwrap().unwrap().to, High);
+    assert_eq!(spare.asked().len(), 1);
+    *clock.0.lock().unwrap() = SECOND;
+    machine.v2("/a", "80", "85");
+    let event = monitor.check().unwrap().expect("the new limit is seen");
+    assert_eq!((event.to, spare.asked().len()), (Critical, 1));
+    assert_eq!(monitor.check().unwrap(), None, "and it cools down by the new time");
+    // Forwards by as much as there is.
+    *clock.0.lock().unwrap() = Duration::MAX;
+    assert!(monitor.check().unwrap().is_some());
+    machine.v2("/a", "1", "100");
+    *clock.0.lock().unwrap() = Duration::ZERO;
+    assert_eq!(monitor.check().unwrap().unwrap().to, Normal);
+}
+
+#[test]
+fn limits_and_stalls_are_not_left_alone_for_a_long_interval_under_pressure() {
+    let (machine, clock) = (Machine::new(), clock());
+    machine.process("0::/a\n", &[V2]).v2("/a", "80", "100").meminfo(1, 1000);
+    let mut long = config();
+    (long.interval, long.window) = (3600 * SECOND, SECOND);
+    let mut monitor = MemoryMonitor::builder(long)
+        .system_root(machine.root())
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    assert_eq!(monitor.check().unwrap().unwrap().to, High);
+    machine.v2("/a", "80", "1000");
+    clock.advance(SECOND);
+    assert_eq!(monitor.check().unwrap().unwrap().to, Normal, "after a window");
+    machine.v2("/a", "80", "100");
+    clock.advance(SECOND);
+    assert_eq!(monitor.check().unwrap(), None, "in calm the interval is what was asked for");
+    clock.advance(3600 * SECOND);
+    assert_eq!(monitor.check().unwrap().unwrap().to, High);
+}
+
 #[test]
 fn a_cool_down_of_zero_reclaims_at_every_check() {
     let (dial, clock) = (Dial::at(800), clock());
@@ -225,6 +283,35 @@ fn throttles_hold_while_their_level_holds_and_the_tightest_counts() {
     assert_eq!(up.last(), Some(&Some(64)));
     let (_, down, _) = at(0);
     assert_eq!(down.last(), Some(&None));
+}
+
+#[test]
+fn low_priorities_are_refused_while_the_level_holds_and_the_highest_counts() {
+    let (dial, clock) = (Dial::at(0), clock());
+    let told = Arc::new(Told::default());
+    let mut monitor = monitor_of(&dial, &clock)
+        .on(High, PressureAction::throttle_priority(told.clone(), 10))
+        .on(Critical, PressureAction::throttle_priority(told.clone(), 200))
+        .on(Critical, PressureAction::throttle(told.clone(), 64))
+        .build()
+        .unwrap();
+    let mut at = |used| {
+        dial.set(used);
+        let event = monitor.check().unwrap();
+        (event.map_or(0, |event| event.actions.len()), told.priorities(), told.take())
+    };
+    assert_eq!(at(550), (0, vec![], vec![]));
+    assert_eq!(at(750), (1, vec![Some(10)], vec![]));
+    assert_eq!(at(950), (2, vec![Some(200)], vec![Some(64)]), "side by side");
+    assert_eq!(at(750), (2, vec![Some(10)], vec![None]), "back to that of `High`");
+    assert_eq!(at(300), (1, vec![None], vec![]));
+    dial.set(750);
+    let event = monitor.check().unwrap().unwrap();
+    assert_eq!(event.actions[0].effect, ActionEffect::PriorityLimited { least: Some(10) });
+    assert!(event.to_string().contains("priorities below 10 refused"), "{event}");
+    assert_eq!(told.priorities(), [Some(10)]);
+    drop(monitor);
+    assert_eq!(told.priorities(), [None], "a dropped monitor lifts it");
 }
 
 #[test]
@@ -287,6 +374,9 @@ fn panics_of_others_are_counted_and_the_rest_runs() {
         fn limit_single_charges(&self, _largest: Option<usize>) {
             panic!("a throttle that panics");
         }
+        fn limit_priority(&self, _least: Option<u8>) {
+            panic!("a throttle that panics");
+        }
     }
     /// Panics once more when it is dropped. (What the second panic carries is leaked, so that it
     /// carries nothing here.)
@@ -304,6 +394,7 @@ fn panics_of_others_are_counted_and_the_rest_runs() {
         .on(High, PressureAction::notify(|_| panic!("a callback that panics")))
         .on(High, PressureAction::notify(|_| std::panic::panic_any(Spiteful)))
         .on(High, PressureAction::throttle(Arc::new(Bomb), 1))
+        .on(High, PressureAction::throttle_priority(Arc::new(Bomb), 1))
         .on(High, PressureAction::reclaim(&registry_of(&spare)))
         .on(
             High,
@@ -316,11 +407,11 @@ fn panics_of_others_are_counted_and_the_rest_runs() {
     let event = monitor.check().unwrap().unwrap();
     let panicked = |effect: &ActionEffect| *effect == ActionEffect::Panicked;
     let effects: Vec<_> = event.actions.iter().map(|action| panicked(&action.effect)).collect();
-    assert_eq!(effects, [true, true, true, false, false]);
+    assert_eq!(effects, [true, true, true, true, false, false]);
     assert_eq!(called.load(Ordering::Relaxed), 1);
     assert_eq!(spare.asked().len(), 1);
     let stats = monitor.status().stats();
-    assert_eq!((stats.panics, stats.actions), (3, 2));
+    assert_eq!((stats.panics, stats.actions), (4, 2));
     assert_eq!(monitor.state(), MonitorState::Idle);
     dial.set(0);
     assert_eq!(monitor.check().unwrap().unwrap().to, Normal);

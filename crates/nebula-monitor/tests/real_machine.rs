@@ -12,7 +12,7 @@ fn a_probe_finds_a_source_in_force() {
         println!("{report}");
     }
     println!("limits: {}", monitor.limits());
-    assert_eq!(monitor.sources().len(), 5);
+    assert_eq!(monitor.sources().len(), 8);
     if !cfg!(target_os = "linux") && !cfg!(feature = "sysinfo") {
         println!("skipped: without Linux's files and without `sysinfo` there is nothing to read");
         return;
@@ -37,6 +37,30 @@ fn system_memory_is_plausible() {
             println!("skipped: {why}");
         }
         Err(why) => panic!("{why}"),
+    }
+}
+
+/// Between exact readings, the monitor asks the kernel by a cheaper way.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_glance_at_the_system_tells_about_the_same() {
+    let clock = std::sync::Arc::new(nebula_memory_core::ManualClock::new());
+    let config = MonitoringConfig::default();
+    let mut monitor = MemoryMonitor::builder(config).clock(clock.clone()).build().unwrap();
+    // No memory is nearly full here, so that the fullest source may be another one: compare all.
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        monitor.check().unwrap();
+        let limits = monitor.limits();
+        let system = limits.as_slice().iter().find(|limit| limit.source == "system memory");
+        seen.push(system.map(|limit| (limit.limit, limit.left)).unwrap());
+        clock.advance(config.interval);
+    }
+    let exact = SystemMemory::open().unwrap().read().unwrap();
+    for (limit, left) in seen {
+        assert_eq!(Some(limit), exact.limit);
+        let difference = (limit - left).abs_diff(exact.used);
+        assert!(difference < limit / 10, "{left} of {limit} left, but {exact:?}");
     }
 }
 

@@ -11,7 +11,7 @@ use common::{Dial, LONG, Show, Spare, Told, config, within_time};
 use nebula_memory_core::ReclaimRegistry;
 use nebula_monitor::{
     MemoryMonitor, MonitorBuilder, MonitorHandle, MonitoringConfig, PressureAction, PressureEvent,
-    PressureLevel::*,
+    PressureLevel::*, SourceStatus,
 };
 
 /// Checks by itself only every hour while calm, so that a test decides when it looks.
@@ -78,6 +78,40 @@ fn a_wake_checks_at_once() {
     dial.set(600);
     handle.wake();
     assert_eq!(events.recv_timeout(LONG).unwrap().to, Elevated);
+}
+
+/// While there is something of the system's to wait for, the thread waits in another way.
+#[test]
+fn a_monitor_of_this_machine_is_woken_and_stopped_just_as_well() {
+    within_time(|| {
+        let dial = Dial::at(100);
+        let (send, events) = sending();
+        // Others on this machine may stall.
+        let config = MonitoringConfig { window: Duration::from_secs(3600), ..rare() };
+        let (elevated_stall, high_stall, critical_stall) = (1.0, 1.0, 1.0);
+        let config = MonitoringConfig { elevated_stall, high_stall, critical_stall, ..config };
+        let source = Arc::clone(&dial);
+        let builder = MemoryMonitor::builder(config).source(source).on(Elevated, send);
+        let handle = builder.build().unwrap().spawn().unwrap();
+        let status = handle.status();
+        while status.sources().iter().any(|report| report.status == SourceStatus::Idle) {
+            std::thread::yield_now();
+        }
+        for report in status.sources() {
+            println!("{report}");
+        }
+        if cfg!(windows) {
+            let low = status.sources().into_iter().find(|report| report.name.starts_with("low-"));
+            assert_eq!(low.unwrap().status, SourceStatus::Watched);
+        }
+        for (used, level) in [(600, Elevated), (100, Normal), (600, Elevated)] {
+            dial.set(used);
+            handle.wake();
+            assert_eq!(events.recv_timeout(LONG).unwrap().to, level);
+        }
+        drop(handle);
+        assert_eq!(Arc::strong_count(&dial), 1, "the thread has ended and dropped everything");
+    });
 }
 
 #[test]

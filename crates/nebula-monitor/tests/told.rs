@@ -17,7 +17,7 @@ use common::{Dial, Machine, Show, Spare, V2, config, monitor_of};
 use nebula_memory_core::{ManualClock, PressureSource, ReclaimRegistry};
 use nebula_monitor::{
     ActionEffect, Blame, GroupEvents, MemoryMonitor, MonitoringConfig, PressureAction,
-    PressureLevel::*, ResidentMemory,
+    PressureLevel::*, ResidentMemory, Suspects,
 };
 
 static_assertions::assert_impl_all!(nebula_monitor::PressureEvents: Send, Sync);
@@ -128,6 +128,39 @@ fn the_suspect_that_has_grown_most_is_named() {
     assert!(event.to_string().contains("fast has grown by 290 B in 300ms, to 300 B"), "{event}");
     dial.set(0);
     assert_eq!(monitor.check().unwrap().unwrap().blame, None, "nobody is blamed on the way down");
+}
+
+#[test]
+fn a_list_of_suspects_may_be_shared_and_forgets_who_is_gone() {
+    let (dial, clock) = (Dial::at(0), clock());
+    let list = Suspects::new();
+    let kept: Vec<_> = (0..200)
+        .filter_map(|i| {
+            let suspect = Dial::new("passing", Show::Reading(i, None));
+            list.watch(Arc::downgrade(&suspect) as Weak<dyn PressureSource>);
+            // Most are gone at once.
+            (i % 50 == 0).then_some(suspect)
+        })
+        .collect();
+    let monitors = [(); 2].map(|()| monitor_of(&dial, &clock).suspects(&list).build().unwrap());
+    let late = Dial::new("late", Show::Reading(0, None));
+    list.watch(Arc::downgrade(&late) as Weak<dyn PressureSource>);
+    assert!(format!("{list:?}").contains("Suspects"));
+    for mut monitor in monitors {
+        dial.set(0);
+        late.show(Show::Reading(0, None));
+        for suspect in &kept {
+            suspect.show(Show::Reading(0, None));
+        }
+        clock.advance(Duration::from_secs(1));
+        monitor.check().unwrap();
+        kept[3].show(Show::Reading(30, None));
+        late.show(Show::Reading(20, None));
+        clock.advance(Duration::from_millis(100));
+        dial.set(800);
+        let blame = monitor.check().unwrap().unwrap().blame.unwrap();
+        assert_eq!((&*blame.name, blame.growth), ("passing", 30));
+    }
 }
 
 #[test]
@@ -255,8 +288,11 @@ fn what_the_kernel_counts_for_the_group_is_in_the_statistics() {
     monitor.check().unwrap();
     assert_eq!(monitor.status().stats().group, GroupEvents::default());
     machine.write(events, "low 0\nhigh 4\nmax 9\noom 1\noom_kill 0\n");
-    clock.advance(Duration::from_secs(1));
-    monitor.check().unwrap();
+    // In turn with what else changes seldom.
+    for _ in 0..4 {
+        clock.advance(config().interval);
+        monitor.check().unwrap();
+    }
     let expected = GroupEvents { high: 1, max: 4, oom: 1, oom_kill: 0 };
     assert_eq!(monitor.status().stats().group, expected);
 }

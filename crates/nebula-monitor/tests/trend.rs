@@ -221,7 +221,8 @@ fn a_group_has_stalls_of_its_own() {
     machine.write("/sys/fs/cgroup/a/memory.pressure", "some avg10=0.00 total=7\n");
     let monitor = MemoryMonitor::builder(config()).system_root(machine.root()).build().unwrap();
     let stalls = monitor.sources().iter().find(|source| source.name == "memory stalls").unwrap();
-    assert!(stalls.detail.ends_with("a/memory.pressure"), "{stalls}");
+    let file = std::path::Path::new(&stalls.detail);
+    assert!(file.ends_with("a/memory.pressure"), "{stalls}");
 }
 
 #[test]

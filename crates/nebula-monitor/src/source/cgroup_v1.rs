@@ -8,7 +8,7 @@ use crate::{
     parse::{self, Hierarchy},
     source::{
         Bounds, GroupEvents,
-        chain::{Chain, Names},
+        chain::{Anew, Chain, Names},
     },
 };
 
@@ -74,14 +74,18 @@ impl CgroupV1 {
         self.chain.bounds(&NAMES)
     }
 
+    pub(crate) fn read_anew(&self, anew: Anew) -> Result<PressureReading, MemoryError> {
+        self.chain.read(&NAMES, anew)
+    }
+
     /// As [`read`](PressureSource::read), with the limits as the last such reading found them: one
-    /// `pread` for each group that has a limit (two while it is more than half full). For readings
-    /// every millisecond; limits change seldom.
+    /// `pread` for each group that has a limit (two while it is nearly full; file pages that the
+    /// kernel would drop are taken as known). For readings every millisecond; limits change seldom.
     ///
     /// # Errors
     /// [`MemoryError::SourceUnavailable`] if a usage cannot be read.
     pub fn read_usage(&self) -> Result<PressureReading, MemoryError> {
-        self.chain.read(&NAMES, false)
+        self.read_anew(Anew::Usage)
     }
 
     /// What the kernel has counted for the process's own group since that was made; `None` if it
@@ -95,6 +99,11 @@ impl CgroupV1 {
         self.chain.len()
     }
 
+    #[cfg(target_os = "linux")]
+    pub(crate) fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
     pub(crate) fn detail(&self) -> String {
         self.chain.detail()
     }
@@ -106,6 +115,6 @@ impl PressureSource for CgroupV1 {
     }
 
     fn read(&self) -> Result<PressureReading, MemoryError> {
-        self.chain.read(&NAMES, true)
+        self.read_anew(Anew::All)
     }
 }

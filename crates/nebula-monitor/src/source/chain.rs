@@ -44,6 +44,37 @@ struct Level {
     hidden_limit: u64,
     /// The limit as of the latest reading of it.
     known_limit: AtomicU64,
+    /// The droppable bytes as of the latest reading of `memory.stat`, less what usage has fallen by
+    /// since, and the usage then; no usage is that large if there was none.
+    droppable: AtomicU64,
+    droppable_at: AtomicU64,
+}
+
+/// What a reading does beside reading the usage of each limited group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Anew {
+    /// Nothing: limits are taken as they were found last, and `memory.stat` is read only near the
+    /// limit.
+    Usage,
+    /// Reads `memory.stat` where it matters, the own group's limit, and of its ancestors' those
+    /// whose turn it is: each has its own out of [`TURNS`].
+    Turn(u64),
+    /// Reads everything.
+    All,
+}
+
+/// In so many turns every limit is read once, at least.
+pub(crate) const TURNS: u64 = 4;
+
+impl Anew {
+    /// Whether the limit of the group so far up from the own one is read.
+    fn limit(self, place: usize) -> bool {
+        match self {
+            Self::Usage => false,
+            Self::Turn(turn) => place == 0 || place as u64 % TURNS == turn % TURNS,
+            Self::All => true,
+        }
+    }
 }
 
 /// The open files of a chain of control groups; never empty.
@@ -152,21 +183,19 @@ impl Chain {
     pub(crate) fn bounds(&self, names: &Names) -> Result<Option<Bounds>, MemoryError> {
         let mut bounds: Option<Bounds> = None;
         for level in &self.levels {
-            let Some(PressureReading { used, limit: Some(cap) }) = level.read(names, true)? else {
-                continue;
-            };
+            let reading = level.read(names, Anew::All, true)?;
+            let Some(PressureReading { used, limit: Some(cap) }) = reading else { continue };
             let (left, so_far) = (cap.saturating_sub(used), bounds.unwrap_or(Bounds::NONE));
             bounds = Some(Bounds { cap: cap.min(so_far.cap), left: left.min(so_far.left) });
         }
         Ok(bounds)
     }
 
-    /// The reading of the group that is fullest, with its limits read anew if `limits` is set, and
-    /// as they were known otherwise.
-    pub(crate) fn read(&self, names: &Names, limits: bool) -> Result<PressureReading, MemoryError> {
+    /// The reading of the group that is fullest.
+    pub(crate) fn read(&self, names: &Names, anew: Anew) -> Result<PressureReading, MemoryError> {
         let mut fullest: Option<PressureReading> = None;
-        for level in &self.levels {
-            let Some(reading) = level.read(names, limits)? else { continue };
+        for (place, level) in self.levels.iter().enumerate() {
+            let Some(reading) = level.read(names, anew, anew.limit(place))? else { continue };
             if fullest.is_none_or(|fullest| reading.ratio() > fullest.ratio()) {
                 fullest = Some(reading);
             }
@@ -184,6 +213,14 @@ impl Chain {
     pub(crate) fn events(&self, names: &Names) -> Option<GroupEvents> {
         let mut buffer = [0; 256];
         (names.parse_events)(self.events.as_ref()?.read(&mut buffer).ok()?)
+    }
+
+    /// The usage files of the groups that have a limit, and that limit as it is known.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn limited(&self) -> impl Iterator<Item = (&KernelFile, u64)> {
+        let limit = |level: &Level| level.known_limit.load(Ordering::Relaxed);
+        let limited = self.levels.iter().map(move |level| (&level.usage, limit(level)));
+        limited.filter(|(_, limit)| *limit != UNLIMITED)
     }
 
     /// The directory of the own group.
@@ -209,21 +246,43 @@ impl Chain {
 }
 
 impl Level {
-    /// How full the group is; `None` if it has no limit.
-    fn read(&self, names: &Names, anew: bool) -> Result<Option<PressureReading>, MemoryError> {
+    /// How full the group is; `None` if it has no limit, which is read if `limit` is set.
+    fn read(
+        &self,
+        names: &Names,
+        anew: Anew,
+        limit: bool,
+    ) -> Result<Option<PressureReading>, MemoryError> {
         let known = || self.known_limit.load(Ordering::Relaxed);
-        let limit = if anew { names.limit(self)? } else { known() };
+        let limit = if limit { names.limit(self)? } else { known() };
         if limit == UNLIMITED {
             return Ok(None);
         }
         let mut used = names.usage(self)?;
         // File pages count as used, but the kernel drops those that nobody uses before it runs
-        // out. To ask how many there are costs far more than the rest, and matters only when it
-        // might be getting tight.
+        // out. It matters only when it might be getting tight.
         if used > limit / 2 {
-            used = used.saturating_sub(self.stat(names.droppable, parse::number).unwrap_or(0));
+            used = used.saturating_sub(self.droppable(names, anew, used, limit));
         }
         Ok(Some(PressureReading { used: saturate(used), limit: Some(saturate(limit)) }))
+    }
+
+    /// How much of `used` the kernel would drop. To ask costs ten times what reading the usage
+    /// does, so that between full readings the latest answer is taken, less all that usage has
+    /// fallen by since: as long as the limit is not near, the kernel has no reason to drop any of
+    /// it for the group's own sake.
+    fn droppable(&self, names: &Names, anew: Anew, used: u64, limit: u64) -> u64 {
+        let (known, at) = (&self.droppable, &self.droppable_at);
+        let then = at.load(Ordering::Relaxed);
+        let taken = anew == Anew::Usage && then != u64::MAX && used < limit - limit / 16;
+        let droppable = match then.saturating_sub(used) {
+            0 if taken => return known.load(Ordering::Relaxed),
+            fallen if taken => known.load(Ordering::Relaxed).saturating_sub(fallen),
+            _ => self.stat(names.droppable, parse::number).unwrap_or(0),
+        };
+        known.store(droppable, Ordering::Relaxed);
+        at.store(used, Ordering::Relaxed);
+        droppable
     }
 
     /// A figure of `memory.stat`; `None` if there is no such file or figure.
@@ -257,8 +316,16 @@ fn open_levels(point: &Path, relative: &Path, names: &Names) -> (Vec<Level>, Opt
             if levels.is_empty() {
                 events = open(names.events).ok();
             }
-            let known_limit = AtomicU64::new(UNLIMITED);
-            levels.push(Level { limit, soft, usage, stat, hidden_limit: UNLIMITED, known_limit });
+            levels.push(Level {
+                limit,
+                soft,
+                usage,
+                stat,
+                hidden_limit: UNLIMITED,
+                known_limit: AtomicU64::new(UNLIMITED),
+                droppable: AtomicU64::new(0),
+                droppable_at: AtomicU64::new(u64::MAX),
+            });
         }
     }
     (levels, events)

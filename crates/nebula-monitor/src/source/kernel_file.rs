@@ -25,6 +25,11 @@ impl KernelFile {
         &self.path
     }
 
+    #[cfg(target_os = "linux")]
+    pub(crate) fn number(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.file)
+    }
+
     /// The beginning of the contents, as far as it fits into `buffer`. The kernel hands out these
     /// files in one piece, so that one call is enough.
     pub(crate) fn read<'b>(&self, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {

@@ -1,8 +1,12 @@
-//! System memory on Linux, from `/proc/meminfo`.
+//! System memory on Linux, from `/proc/meminfo`; and what `sysinfo(2)` says of it in between, at a
+//! tenth of the cost.
 
 use std::path::Path;
 
-use nebula_memory_core::{MemoryError, PressureReading};
+use nebula_memory_core::{
+    MemoryError, PressureReading,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::{
     parse,
@@ -18,8 +22,18 @@ const HINT: &str = if cfg!(any(target_os = "linux", feature = "sysinfo")) {
     "; outside Linux, system memory needs the feature `sysinfo`"
 };
 
+/// Nothing was read yet.
+const UNKNOWN: u64 = u64::MAX;
+
 #[derive(Debug)]
-pub(crate) struct Meminfo(KernelFile);
+pub(crate) struct Meminfo {
+    file: KernelFile,
+    /// Whether the system call speaks of the same system.
+    here: bool,
+    /// What was available, but not free, at the latest exact reading: what the kernel would give up
+    /// of its caches.
+    cached: AtomicU64,
+}
 
 impl Meminfo {
     pub(crate) fn open_under(root: &Path) -> Result<Self, MemoryError> {
@@ -28,23 +42,61 @@ impl Meminfo {
             let why = format!("{}: {error}{HINT}", path.display());
             MemoryError::source_unavailable(NAME, why)
         })?;
-        let meminfo = Self(file);
+        let here = root == Path::new("/");
+        let meminfo = Self { file, here, cached: AtomicU64::new(UNKNOWN) };
         meminfo.read()?;
         Ok(meminfo)
     }
 
     pub(crate) fn read(&self) -> Result<PressureReading, MemoryError> {
         let mut buffer = [0; BEGINNING];
-        let path = self.0.path().display();
-        let text = self.0.read(&mut buffer).map_err(|error| {
+        let path = self.file.path().display();
+        let text = self.file.read(&mut buffer).map_err(|error| {
             MemoryError::source_unavailable(NAME, format_args!("{path}: {error}"))
         })?;
         let (total, available) = parse::meminfo(text).ok_or_else(|| {
             let why = format!("{path}: no MemTotal and MemAvailable in kB");
             MemoryError::source_unavailable(NAME, why)
         })?;
-        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let used = bytes(total.saturating_sub(available));
-        Ok(PressureReading { used, limit: Some(bytes(total)) })
+        if let Some((_, free)) = free(self.here) {
+            self.cached.store(available.saturating_sub(free), Ordering::Relaxed);
+        }
+        Ok(reading(total, available))
     }
+
+    /// What has to be so, and not more than about so, while less than the part `enough` of the
+    /// memory is in use even if the caches count as used; `None` if that is not known to be so, and
+    /// `/proc/meminfo` has to tell.
+    pub(crate) fn glance(&self, enough: f64) -> Option<PressureReading> {
+        let cached = self.cached.load(Ordering::Relaxed);
+        let (total, free) = free(self.here && cached != UNKNOWN)?;
+        // As long as so much is free, the kernel need not touch its caches, and what they held is
+        // still to be had.
+        let most = reading(total, free);
+        (most.ratio() < enough).then(|| reading(total, free.saturating_add(cached).min(total)))
+    }
+}
+
+fn reading(total: u64, available: u64) -> PressureReading {
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let used = bytes(total.saturating_sub(available));
+    PressureReading { used, limit: Some(bytes(total)) }
+}
+
+/// All memory and what is free of it, in bytes, if `here` is the system that the call speaks of.
+#[cfg(target_os = "linux")]
+fn free(here: bool) -> Option<(u64, u64)> {
+    if !here {
+        return None;
+    }
+    let info = rustix::system::sysinfo();
+    let unit = u64::from(info.mem_unit.max(1));
+    #[allow(clippy::useless_conversion, reason = "these are 32 bits wide on some targets")]
+    let bytes = |units| u64::from(units).checked_mul(unit);
+    Some((bytes(info.totalram)?, bytes(info.freeram)?))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn free(_here: bool) -> Option<(u64, u64)> {
+    None
 }

@@ -5,6 +5,7 @@ mod cgroup_v2;
 mod chain;
 mod kernel_file;
 mod meminfo;
+mod notices;
 mod resident;
 mod stall;
 #[cfg(feature = "sysinfo")]
@@ -18,6 +19,11 @@ use nebula_memory_core::{
 };
 
 use crate::MonitoringConfig;
+
+use self::{
+    chain::{Anew, TURNS},
+    notices::Notices,
+};
 
 pub(crate) use stall::Stalls;
 pub use {
@@ -38,8 +44,12 @@ pub enum SourceStatus {
     },
     /// It is read at every check, but has no limit at present.
     Unlimited,
-    /// It is read and counts, but is no matter of limits: stalls, resident memory.
+    /// It is read (or waited for) and counts, but is no matter of limits: stalls, resident memory,
+    /// notifications.
     Watched,
+    /// A notification that wakes the monitor's own thread, and there is no such thread; see
+    /// [`MemoryMonitor::spawn`](crate::MemoryMonitor::spawn).
+    Idle,
     /// It was there, but the latest reading failed; the next check tries again.
     Failed {
         /// What went wrong.
@@ -79,6 +89,9 @@ impl fmt::Display for SourceReport {
             }
             SourceStatus::Unlimited => f.write_str("watched, no limit at present")?,
             SourceStatus::Watched => f.write_str("in force")?,
+            SourceStatus::Idle => {
+                f.write_str("not in force without a thread of the monitor's own")?;
+            }
             SourceStatus::Failed { why } => write!(f, "failed, {why}")?,
             SourceStatus::Unavailable { why } => write!(f, "not in force, {why}")?,
         }
@@ -125,11 +138,14 @@ impl Source {
             .unwrap_or_else(|| Err(MemoryError::source_unavailable("injected", "it panicked")))
     }
 
-    /// A reading as cheap as can be, for the time between full ones.
-    fn read_usage(&self) -> Result<PressureReading, MemoryError> {
+    /// A reading of what `anew` says. Of the system's memory, a glance if that is `enough`.
+    fn read_anew(&self, anew: Anew, enough: f64) -> Result<PressureReading, MemoryError> {
         match self {
-            Self::CgroupV1(source) => source.read_usage(),
-            Self::CgroupV2(source) => source.read_usage(),
+            Self::CgroupV1(source) => source.read_anew(anew),
+            Self::CgroupV2(source) => source.read_anew(anew),
+            Self::System(source) if anew != Anew::All => {
+                source.glance(enough).map_or_else(|| source.read(), Ok)
+            }
             Self::System(_) | Self::Injected(_) => self.read(),
         }
     }
@@ -188,12 +204,16 @@ pub(crate) struct Sources {
     stalls: Option<Beside<Stalls>>,
     resident: Option<Beside<ResidentMemory>>,
     reports: Vec<SourceReport>,
-    /// When everything was last read.
+    /// When the latest full round was, and the latest complete one.
     full: Option<Duration>,
+    complete: Option<Duration>,
+    /// Counts full rounds: whose turn it is.
+    turn: u64,
     /// What groups have been through since the monitor was built, as of then.
     events: GroupEvents,
     /// Resident bytes as of then.
     held: Option<usize>,
+    notices: Notices,
 }
 
 /// What a round of readings brought.
@@ -210,6 +230,7 @@ pub(crate) struct Round {
 impl Sources {
     /// Probes everything that this machine, or the copy of one under `root`, may have.
     pub(crate) fn add_system(&mut self, root: &Path) {
+        self.notices.here = root == Path::new("/");
         let system = if root == Path::new("/") {
             SystemMemory::open()
         } else {
@@ -224,6 +245,7 @@ impl Sources {
         self.stalls = self.add_beside(stall::NAME, stalls, Stalls::detail);
         let resident = ResidentMemory::open_under(root);
         self.resident = self.add_beside(resident::NAME, resident, ResidentMemory::detail);
+        self.add_notices();
     }
 
     fn add_beside<T>(
@@ -276,12 +298,30 @@ impl Sources {
         })
     }
 
-    /// Reads the sources at `now`: everything if an interval has passed since that was done last,
-    /// and otherwise what is cheap or near its limit. Allocates only where something fails, or a
-    /// limit has changed.
-    pub(crate) fn read(&mut self, now: Duration, config: &MonitoringConfig) -> Round {
-        let passed = |then| now.saturating_sub(then) >= config.interval;
-        let full = self.full.is_none_or(passed);
+    /// Reads the sources at `now`. A full round, once in `every`, reads everything but what changes
+    /// seldom, and of that a part in turn; every sixteenth, and one that comes late, is complete. In
+    /// between, only what is cheap or near its limit is read. Allocates only where something fails,
+    /// or a limit has changed.
+    pub(crate) fn read(
+        &mut self,
+        now: Duration,
+        every: Duration,
+        config: &MonitoringConfig,
+    ) -> Round {
+        // A clock that has gone back tells nothing of the time that has passed.
+        let passed = |then: Option<Duration>, time: Duration| {
+            let since = then.and_then(|then| now.checked_sub(then));
+            since.is_none_or(|since| since >= time)
+        };
+        let full = passed(self.full, every);
+        // Whoever looks seldom sees everything each time.
+        let late = passed(self.full, every.saturating_mul(2));
+        let long = passed(self.complete, every.saturating_mul(16));
+        let anew = match (full, late || long) {
+            (false, _) => Anew::Usage,
+            (true, false) => Anew::Turn(self.turn),
+            (true, true) => Anew::All,
+        };
         let mut round = Round { full, ..Round::default() };
         // Is the system's memory, which is expensive to read, what matters most?
         let group = |(watched, reading): (&Watched, &Option<(Duration, PressureReading)>)| {
@@ -294,9 +334,8 @@ impl Sources {
             let before = *known;
             let near = before.is_none_or(|(_, reading)| reading.ratio() >= tight);
             let reading = match &watched.source {
-                source if full => source.read(),
-                Source::System(_) if grouped && !near => continue,
-                source => source.read_usage(),
+                Source::System(_) if !full && grouped && !near => continue,
+                source => source.read_anew(anew, tight),
             };
             *known = reading.as_ref().ok().map(|reading| (now, *reading));
             let limits = |known: Option<(_, PressureReading)>| known.map(|known| known.1.limit);
@@ -311,13 +350,26 @@ impl Sources {
         }
         if full {
             self.full = Some(now);
-            self.read_beside(now, config, &mut round);
+            self.complete = if anew == Anew::All { Some(now) } else { self.complete };
+            self.read_beside(now, config, anew, &mut round);
+            self.turn = self.turn.wrapping_add(1);
         }
         round
     }
 
+    /// The next round is a complete one.
+    pub(crate) fn read_anew(&mut self) {
+        self.full = None;
+    }
+
     /// What is no matter of limits.
-    fn read_beside(&mut self, now: Duration, config: &MonitoringConfig, round: &mut Round) {
+    fn read_beside(
+        &mut self,
+        now: Duration,
+        config: &MonitoringConfig,
+        anew: Anew,
+        round: &mut Round,
+    ) {
         let mut note = |report: usize, result: Result<(), MemoryError>| {
             round.failures += u64::from(result.is_err());
             let status = match result {
@@ -336,6 +388,9 @@ impl Sources {
             let bytes = resident.it.bytes();
             self.held = bytes.as_ref().ok().copied();
             note(resident.report, bytes.map(drop));
+        }
+        if !matches!(anew, Anew::All) && self.turn % TURNS != 0 {
+            return;
         }
         let mut events = GroupEvents::default();
         for watched in &self.watched {
@@ -364,7 +419,7 @@ impl Sources {
 
     /// A new reading of the source at `place` of [`Self::readings`].
     pub(crate) fn read_again(&self, place: usize) -> Option<PressureReading> {
-        self.watched.get(place)?.source.read_usage().ok()
+        self.watched.get(place)?.source.read_anew(Anew::Turn(0), 0.0).ok()
     }
 
     /// The part of the time in which tasks stalled.

@@ -50,8 +50,16 @@ impl Stalls {
         })
     }
 
-    /// Reads the counter at `now`; the share is that of the last whole window.
+    /// Reads the counter at `now` if a window has ended; the share is that of the last whole one.
     pub(crate) fn read(&mut self, now: Duration, window: Duration) -> Result<(), MemoryError> {
+        if let Some((then, _)) = self.began {
+            match now.checked_sub(then) {
+                Some(elapsed) if elapsed < window => return Ok(()),
+                Some(_) => {}
+                // A clock that has gone back: a new window begins.
+                None => self.began = None,
+            }
+        }
         let total = match self.total() {
             Ok(total) => total,
             Err(error) => {
@@ -64,12 +72,20 @@ impl Stalls {
             return Ok(());
         };
         let elapsed = now.saturating_sub(then);
-        if elapsed >= window && !elapsed.is_zero() {
-            let stalled = Duration::from_micros(total.saturating_sub(before));
-            self.share = Some((stalled.as_secs_f64() / elapsed.as_secs_f64()).min(1.0));
-            self.began = Some((now, total));
-        }
+        let stalled = Duration::from_micros(total.saturating_sub(before));
+        self.share = Some((stalled.as_secs_f64() / elapsed.as_secs_f64()).min(1.0));
+        self.began = Some((now, total));
         Ok(())
+    }
+
+    /// The kernel has told that tasks stall for `share` of the time: a new window begins.
+    pub(crate) fn told(&mut self, share: f64) {
+        self.share = Some(self.share.unwrap_or(0.0).max(share));
+        self.began = None;
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
     }
 
     pub(crate) fn share(&self) -> Option<f64> {

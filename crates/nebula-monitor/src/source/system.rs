@@ -57,6 +57,16 @@ impl SystemMemory {
         Ok(Self { way: Way::Meminfo(Meminfo::open_under(root)?) })
     }
 
+    /// A reading as cheap as can be, while less than the part `enough` is in use for certain; `None`
+    /// if there is no such way, or that much may be.
+    pub(crate) fn glance(&self, enough: f64) -> Option<PressureReading> {
+        match &self.way {
+            Way::Meminfo(meminfo) => meminfo.glance(enough),
+            #[cfg(feature = "sysinfo")]
+            Way::Sysinfo(_) => None,
+        }
+    }
+
     pub(crate) fn detail(&self) -> &'static str {
         match self.way {
             Way::Meminfo(_) => "/proc/meminfo",

@@ -105,17 +105,25 @@ impl Reclaim for Spare {
 
 /// Remembers what it was told.
 #[derive(Default)]
-pub(crate) struct Told(Mutex<Vec<Option<usize>>>);
+pub(crate) struct Told(Mutex<Vec<Option<usize>>>, Mutex<Vec<Option<u8>>>);
 
 impl Told {
     pub(crate) fn take(&self) -> Vec<Option<usize>> {
         std::mem::take(&mut *self.0.lock().unwrap())
+    }
+
+    pub(crate) fn priorities(&self) -> Vec<Option<u8>> {
+        std::mem::take(&mut *self.1.lock().unwrap())
     }
 }
 
 impl Throttle for Told {
     fn limit_single_charges(&self, largest: Option<usize>) {
         self.0.lock().unwrap().push(largest);
+    }
+
+    fn limit_priority(&self, least: Option<u8>) {
+        self.1.lock().unwrap().push(least);
     }
 }
 
