@@ -2,7 +2,10 @@
 //! the same number of entries. Ours is charged to a budget and counts hits and misses; so do the
 //! peers that can (`quick_cache`).
 
+mod levels;
 mod maps;
+mod scheduled;
+mod tasks;
 
 use std::{
     cell::RefCell,
@@ -12,6 +15,7 @@ use std::{
 
 use nebula_cache::{AnyPolicy, Steady};
 
+use self::levels::{Levels, disk_get, disk_put};
 use self::maps::{
     Dash, Foyer, Hashlink, LocalMap, Locked, Map, Moka, Ours, OursLocal, Quick, QuickLocal,
     Schnellru,
@@ -219,7 +223,14 @@ macro_rules! local_case {
 /// Every case of this area.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    vec![
+    let ((disk_get, file_get), (disk_put, file_put)) = (disk_get(), disk_put());
+    let mut cases = vec![
+        Case::new("levels: hit in level one, 1 thread", hit::<Levels<Steady>>("ours", 1, false))
+            .peer(hit::<Ours<Steady>>("ours, one level", 1, false)),
+        Case::new("levels: get or insert at 80 % hits", get_or_insert::<Levels<Steady>>("ours", 1))
+            .peer(get_or_insert::<Ours<Steady>>("ours, one level", 1)),
+        Case::new("disk: get, 1000 bytes", disk_get).peer(file_get),
+        Case::new("disk: put, 1000 bytes", disk_put).peer(file_put),
         case!("get hit, 1 thread", hit(1, false)).peer(hit::<Dash>("DashMap", 1, false)),
         case!("get hit, 2 threads", hit(2, false)).peer(hit::<Dash>("DashMap", 2, false)),
         case!("95 % get, 5 % insert, 1 thread", hit(1, true)),
@@ -231,7 +242,10 @@ pub fn cases() -> Vec<Case> {
         local_case!("single-threaded: get hit", local_hit),
         local_case!("single-threaded: insert and evict", local_churn),
         local_case!("single-threaded: get or insert at 80 % hits", local_get_or_insert),
-    ]
+    ];
+    cases.extend(scheduled::cases());
+    cases.extend(tasks::cases());
+    cases
 }
 
 /// What an entry takes of a cache that was made for so many, through which `turns` times as many have

@@ -4,9 +4,11 @@ use nebula_memory_core::Account;
 
 use crate::{
     Kit, RemovalCause,
+    hooks::Evictions,
     mode::Mode,
     room::{Room, Total},
     store::Entry,
+    times::sealed::Times,
 };
 
 /// How many entries are taken out in one hold of a lock, at most. A hold stays short, and the bag
@@ -50,6 +52,9 @@ impl<A: Account> Drop for Credit<'_, A> {
 pub(crate) struct Bag<'c, K, V, A: Account, M: Mode> {
     entries: [Option<(K, V, RemovalCause)>; BATCH],
     len: usize,
+    /// Who takes over what is evicted, and hash and deadline of the entries, for them alone.
+    evictions: Option<&'c Evictions<K, V>>,
+    evicted: [(u32, u64); BATCH],
     /// The value that a new one took the place of, with its key or an equal one.
     pub(crate) replaced: Option<(K, V, RemovalCause)>,
     pub(crate) credit: Credit<'c, A>,
@@ -58,9 +63,14 @@ pub(crate) struct Bag<'c, K, V, A: Account, M: Mode> {
 
 impl<'c, K, V, A: Account, M: Mode> Bag<'c, K, V, A, M> {
     #[inline]
-    pub(crate) fn new(account: &'c A, total: &'c Total<M>) -> Self {
+    pub(crate) fn new(
+        account: &'c A,
+        total: &'c Total<M>,
+        evictions: Option<&'c Evictions<K, V>>,
+    ) -> Self {
         let (credit, room) = (Credit::of(account, 0), Room::none(total));
-        Self { entries: [const { None }; BATCH], len: 0, replaced: None, credit, room }
+        let (entries, evicted) = ([const { None }; BATCH], [(0, 0); BATCH]);
+        Self { entries, len: 0, evictions, evicted, replaced: None, credit, room }
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
@@ -76,8 +86,28 @@ impl<'c, K, V, A: Account, M: Mode> Bag<'c, K, V, A, M> {
     #[inline]
     pub(crate) fn put<O: Kit>(&mut self, entry: Entry<K, V, O>, cause: RemovalCause) {
         self.credit.bytes = self.credit.bytes.wrapping_add(entry.charge());
+        if let Some(evictions) = self.evictions {
+            if cause.is_eviction() {
+                evictions.leaving(entry.hash());
+                self.evicted[self.len] = (entry.hash(), entry.kept.times.deadline());
+            }
+        }
         self.entries[self.len] = Some((entry.key, entry.value, cause));
         self.len += 1;
+    }
+
+    /// Hands what was evicted to who takes it over. The lock has to be released by now.
+    #[inline]
+    pub(crate) fn hand_on(&self) {
+        if let Some(evictions) = self.evictions {
+            for (entry, &(hash, deadline)) in self.entries.iter().zip(&self.evicted) {
+                if let Some((key, value, cause)) = entry {
+                    if cause.is_eviction() {
+                        evictions.left(hash, key, value, deadline);
+                    }
+                }
+            }
+        }
     }
 
     /// Shows everything in it to `listener`. The lock has to be released by now.

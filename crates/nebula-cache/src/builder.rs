@@ -5,8 +5,9 @@ use std::{fmt, marker::PhantomData};
 use nebula_memory_core::{Account, Clock, MemoryError, Unlimited, sync::Arc};
 
 use crate::{
-    AnyPolicy, CacheConfig, ComputeCache, ConcurrentComputeCache, Counted, DefaultHashBuilder,
-    RemovalCause, Tagged, Timed, TimedAndIdle, Untagged, Untimed, Weighed, WeighedAndCharged, With,
+    AnyPolicy, AsyncCache, CacheConfig, ComputeCache, ConcurrentComputeCache, Counted,
+    DefaultHashBuilder, RemovalCause, Tagged, Timed, TimedAndIdle, Untagged, Untimed, Weighed,
+    WeighedAndCharged, With,
     hooks::Hooks,
     mode::{Local, Mode, Shared},
     policy::Policy,
@@ -15,7 +16,7 @@ use crate::{
 /// Types that a builder remembers.
 type Kinds<P, W, T, G> = PhantomData<fn() -> (P, W, T, G)>;
 
-/// Builds a [`ConcurrentComputeCache`] or a [`ComputeCache`].
+/// Builds a [`ConcurrentComputeCache`], an [`AsyncCache`] or a [`ComputeCache`].
 ///
 /// Each `with_` call adds one thing; what is not asked for takes no bytes in the entries.
 ///
@@ -77,7 +78,7 @@ impl<K, V, M: Mode>
 }
 
 impl<K, V, M: Mode, P, W, T, G, A, S> CacheBuilder<K, V, M, P, W, T, G, A, S> {
-    fn cast<P2, W2, T2, G2>(self) -> CacheBuilder<K, V, M, P2, W2, T2, G2, A, S> {
+    pub(crate) fn cast<P2, W2, T2, G2>(self) -> CacheBuilder<K, V, M, P2, W2, T2, G2, A, S> {
         let Self { config, hooks, account, hasher, .. } = self;
         CacheBuilder { config, hooks, account, hasher, kinds: PhantomData }
     }
@@ -201,6 +202,10 @@ impl<K, V, P, T, G, A, S> CacheBuilder<K, V, Local, P, Weighed, T, G, A, S> {
 }
 
 impl<K, V, M: Mode, P, W, T, G, A, S> CacheBuilder<K, V, M, P, W, T, G, A, S> {
+    pub(crate) const fn config(&self) -> &CacheConfig {
+        &self.config
+    }
+
     /// The configuration, hooks, account and hasher, the hooks with what the configuration says.
     pub(crate) fn into_parts(self) -> (CacheConfig, Hooks<K, V, M>, A, S) {
         let Self { config, mut hooks, account, hasher, .. } = self;
@@ -226,6 +231,15 @@ where
     ) -> Result<ConcurrentComputeCache<K, V, With<P, W, T, G, A, S>>, MemoryError> {
         let (config, hooks, account, hasher) = self.into_parts();
         ConcurrentComputeCache::from_parts(&config, hooks, account, hasher, None)
+    }
+
+    /// The cache for tasks, empty.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    #[allow(clippy::type_complexity, reason = "an alias would hide what it is")]
+    pub fn build_async(self) -> Result<AsyncCache<K, V, With<P, W, T, G, A, S>>, MemoryError> {
+        self.build().map(AsyncCache::from)
     }
 }
 

@@ -77,9 +77,9 @@ where
         V: Clone,
     {
         let hash = self.engine.hash(key);
-        match self.engine.look_up(hash, key, |entry| entry.value.clone()) {
-            Some(value) => Ok(value),
-            None => self.compute_missing(hash, key, None, compute),
+        match self.engine.look_up_or_date(hash, key, |entry, _| entry.value.clone()) {
+            Ok(value) => Ok(value),
+            Err(date) => self.compute_missing(hash, key, date, None, compute),
         }
     }
 
@@ -100,17 +100,43 @@ where
         V: Clone,
     {
         let hash = self.engine.hash(key);
-        match self.engine.look_up(hash, key, |entry| entry.value.clone()) {
-            Some(value) => Ok(value),
-            None => self.compute_missing(hash, key, Some(&options), compute),
+        match self.engine.look_up_or_date(hash, key, |entry, _| entry.value.clone()) {
+            Ok(value) => Ok(value),
+            Err(date) => self.compute_missing(hash, key, date, Some(&options), compute),
         }
     }
 
+    /// Replaces the value of `key` by what `load` finds, if it is there still; whether it has a new
+    /// one. Waits for a computation of it that is under way instead.
+    pub(crate) fn refresh(&self, hash: u64, key: &K, load: impl FnOnce(&K) -> Option<V>) -> bool
+    where
+        K: Clone,
+        V: Clone,
+    {
+        match self.flights.join(hash, key, || self.count_wait()) {
+            Joined::Lead(lead) => {
+                let Some(value) = load(key) else { return false };
+                // Who removed it meanwhile does not want it back.
+                let wanted = self.engine.peek(hash, key, |_| ()).is_some();
+                let mut placed = false;
+                if let Some(key) = lead.take_key().filter(|_| wanted) {
+                    placed = self.engine.place(hash, key, value.clone(), None).is_ok();
+                }
+                lead.land(|| value);
+                placed
+            }
+            Joined::Landed(_) => true,
+            Joined::Failed(_) | Joined::Again | Joined::Circle => false,
+        }
+    }
+
+    /// Computes what was not there at `date`.
     #[inline(never)]
-    fn compute_missing<Q, E>(
+    pub(crate) fn compute_missing<Q, E>(
         &self,
         hash: u64,
         key: &Q,
+        date: u64,
         options: Option<&EntryOptions>,
         compute: impl FnOnce() -> Result<V, E>,
     ) -> Result<V, ComputeError<E>>
@@ -122,8 +148,10 @@ where
         loop {
             match self.flights.join(hash, key, || self.count_wait()) {
                 Joined::Lead(lead) => {
-                    let value = match peek() {
-                        // Placed after the look above and before this flight began.
+                    // It may have been placed after the last look and before this flight began: by a
+                    // flight that ended, under whose lock the date has become known here.
+                    let placed = if self.engine.date(hash) == date { None } else { peek() };
+                    let value = match placed {
                         Some(value) => value,
                         None => self.lead(hash, &lead, options, compute)?,
                     };
@@ -133,7 +161,7 @@ where
                 Joined::Landed(value) => {
                     return Ok(Arc::try_unwrap(value).unwrap_or_else(|value| V::clone(&value)));
                 }
-                Joined::Failed => {
+                Joined::Failed(_) | Joined::Again => {
                     if let Some(value) = peek() {
                         return Ok(value);
                     }
@@ -145,7 +173,7 @@ where
         }
     }
 
-    fn count_wait(&self) {
+    pub(crate) fn count_wait(&self) {
         self.engine.counters.waits.fetch_add(1, Relaxed);
     }
 
@@ -163,12 +191,26 @@ where
         let timing = Timing::start(&self.engine.counters, &self.engine.hooks);
         let value = compute().map_err(ComputeError::Compute)?;
         timing.succeed();
+        self.cache_computed(hash, lead, options, &value);
+        Ok(value)
+    }
+
+    /// Caches a copy of what was computed.
+    #[inline]
+    pub(crate) fn cache_computed(
+        &self,
+        hash: u64,
+        lead: &Lead<'_, K, V>,
+        options: Option<&EntryOptions>,
+        value: &V,
+    ) where
+        V: Clone,
+    {
         let copy = value.clone();
         if let Some(key) = lead.take_key() {
             // What is refused has been counted, and is dropped: the caller has its value.
             drop(self.engine.place(hash, key, copy, options));
         }
-        Ok(value)
     }
 
     /// Changes the value of `key`: `change` is given a clone of what is cached, if anything is, and
@@ -209,27 +251,41 @@ where
             match self.flights.join(hash, key, || self.count_wait()) {
                 Joined::Lead(lead) => {
                     let before = self.engine.peek(hash, key, |entry| entry.value.clone());
-                    let Some(value) = change(before) else {
-                        // Who waits for a value computes one.
-                        drop(self.engine.remove(hash, key));
-                        return Ok(None);
-                    };
-                    let copy = value.clone();
-                    if let Some(key) = lead.take_key() {
-                        let placed = self.engine.place(hash, key, copy, None);
-                        if let Err(Refused { value: (_, copy), error, .. }) = placed {
-                            return Err(Refused::new(Some(copy), error));
-                        }
-                    }
-                    lead.land(|| value.clone());
-                    return Ok(Some(value));
+                    return self.finish_update(hash, key, lead, change(before));
                 }
-                Joined::Landed(_) | Joined::Failed => {}
+                Joined::Landed(_) | Joined::Failed(_) | Joined::Again => {}
                 Joined::Circle => {
                     let error = MemoryError::Reentrant { what: "an update of a cached value" };
                     return Err(Refused::new(None, error));
                 }
             }
         }
+    }
+    /// Caches what an update said.
+    pub(crate) fn finish_update<Q>(
+        &self,
+        hash: u64,
+        key: &Q,
+        lead: Lead<'_, K, V>,
+        changed: Option<V>,
+    ) -> Result<Option<V>, Refused<Option<V>>>
+    where
+        Q: Equivalent<K> + ?Sized,
+        V: Clone,
+    {
+        let Some(value) = changed else {
+            // Who waits for a value computes one.
+            drop(self.engine.remove(hash, key));
+            return Ok(None);
+        };
+        let copy = value.clone();
+        if let Some(key) = lead.take_key() {
+            let placed = self.engine.place(hash, key, copy, None);
+            if let Err(Refused { value: (_, copy), error, .. }) = placed {
+                return Err(Refused::new(Some(copy), error));
+            }
+        }
+        lead.land(|| value.clone());
+        Ok(Some(value))
     }
 }

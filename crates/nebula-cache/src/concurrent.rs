@@ -174,7 +174,7 @@ where
         Q: Hash + Equivalent<K> + ?Sized,
         V: Clone,
     {
-        self.engine.look_up(self.engine.hash(key), key, |entry| entry.value.clone())
+        self.engine.look_up(self.engine.hash(key), key, |entry, _| entry.value.clone())
     }
 
     /// As [`get`](Self::get), but neither the policy nor the statistics notice.

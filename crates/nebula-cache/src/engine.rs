@@ -30,6 +30,7 @@ use crate::{
     slab::{Slab, Slot},
     stats::Counters,
     store::{Entry, Shape, Store, Unit},
+    table::Elsewhere,
     times::sealed::Times,
 };
 
@@ -42,8 +43,8 @@ pub(crate) struct Engine<K, V, O: Kit, M: Mode> {
     pub(crate) unit: Unit,
     /// Bytes that it allocates before it holds anything, all charged.
     fixed: usize,
-    /// Whether a hit can be noted while others read.
-    shares_hits: bool,
+    /// One less than there are shards.
+    mask: usize,
     /// The policy, to allocate its memory by where no lock is held.
     pub(crate) probe: O::Policy,
     /// The shard at which giving back begins next.
@@ -132,7 +133,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             total: CachePadded::new(total),
             unit,
             fixed,
-            shares_hits: probe.shares_hits(),
+            mask: shards - 1,
             probe,
             next: AtomicUsize::new(0),
             swept: AtomicU64::new(0),
@@ -147,8 +148,8 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
 
     /// Whether a hit can be noted while others read.
     #[inline]
-    pub(crate) const fn shares_hits(&self) -> bool {
-        self.shares_hits
+    pub(crate) fn shares_hits(&self) -> bool {
+        self.probe.shares_hits()
     }
 
     /// What of the capacity the cache takes before it holds anything.
@@ -241,7 +242,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     #[allow(clippy::cast_possible_truncation, reason = "only some of the bits are used")]
     pub(crate) fn shard_index(&self, hash: u64) -> usize {
         // Not the bits that place the entry within the shard.
-        (hash >> 16) as usize & (self.shards.len() - 1)
+        (hash >> 16) as usize & self.mask
     }
 
     #[inline]
@@ -269,79 +270,142 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         &self,
         hash: u64,
         key: &Q,
-        read: impl FnOnce(&Entry<K, V, O>) -> R,
+        read: impl FnOnce(&Entry<K, V, O>, u64) -> R,
     ) -> Option<R>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let now = self.now();
-        let found = if self.shares_hits {
-            self.look_up_shared(hash, key, now, read)
-        } else {
-            self.look_up_alone(hash, key, now, read)
-        };
-        if let Ok(found) = found {
-            self.counters.hits.add(1);
-            return Some(found);
-        }
-        self.missed(hash, key, found.is_err_and(|expired| expired));
-        None
+        self.look_up_or_date(hash, key, read).ok()
     }
 
-    /// `Err` says whether there is an expired entry.
+    /// How many entries have been placed in the shard of `hash`.
     #[inline]
+    pub(crate) fn date(&self, hash: u64) -> u64 {
+        self.shard(hash).gauges().inserts()
+    }
+
+    /// As [`look_up`](Self::look_up); where the entry is not there, [`date`](Self::date) at that
+    /// moment: it is not there as long as the date is the same.
+    #[inline]
+    pub(crate) fn look_up_or_date<Q, R>(
+        &self,
+        hash: u64,
+        key: &Q,
+        read: impl FnOnce(&Entry<K, V, O>, u64) -> R,
+    ) -> Result<R, u64>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        if !self.shares_hits() {
+            return self.look_up_alone(hash, key, read);
+        }
+        // Nearly always the lock is to be had, and the entry is where it should be. What is not done
+        // here is done elsewhere from the beginning, so that nothing has to be kept for it.
+        let now = self.now();
+        let Some(store) = self.shard(hash).try_read() else {
+            return self.look_up_shared(hash, key, read);
+        };
+        match store.get_at_home(high(hash), |other| key.equivalent(other)) {
+            Ok(entry) if !entry.kept.times.is_expired(now) => {
+                entry.node.hit();
+                entry.kept.times.touch(now);
+                let found = read(entry, now);
+                drop(store);
+                self.counters.hits.add(1);
+                Ok(found)
+            }
+            Err(Elsewhere::Nowhere) => {
+                let date = self.date(hash);
+                drop(store);
+                self.missed();
+                Err(date)
+            }
+            _ => {
+                drop(store);
+                self.look_up_shared(hash, key, read)
+            }
+        }
+    }
+
+    /// As above, whatever it takes.
+    #[inline(never)]
     fn look_up_shared<Q, R>(
         &self,
         hash: u64,
         key: &Q,
-        now: u64,
-        read: impl FnOnce(&Entry<K, V, O>) -> R,
-    ) -> Result<R, bool>
+        read: impl FnOnce(&Entry<K, V, O>, u64) -> R,
+    ) -> Result<R, u64>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let store = self.shard(hash).read();
-        match store.get(high(hash), |other| key.equivalent(other)) {
-            Some((_, entry)) if entry.kept.times.is_expired(now) => Err(true),
-            Some((_, entry)) => {
-                entry.node.hit();
-                entry.kept.times.touch(now);
-                Ok(read(entry))
+        let now = self.now();
+        let mut expired = false;
+        let date;
+        {
+            let store = self.shard(hash).read();
+            if let Some((_, entry)) = store.get(high(hash), |other| key.equivalent(other)) {
+                expired = entry.kept.times.is_expired(now);
+                if !expired {
+                    entry.node.hit();
+                    entry.kept.times.touch(now);
+                    let found = read(entry, now);
+                    drop(store);
+                    self.counters.hits.add(1);
+                    return Ok(found);
+                }
             }
-            None => Err(false),
+            date = self.date(hash);
         }
+        if expired {
+            self.expire(hash, key);
+        }
+        self.missed();
+        Err(date)
     }
 
     /// For policies that move entries at each hit.
+    #[inline(never)]
     fn look_up_alone<Q, R>(
         &self,
         hash: u64,
         key: &Q,
-        now: u64,
-        read: impl FnOnce(&Entry<K, V, O>) -> R,
-    ) -> Result<R, bool>
+        read: impl FnOnce(&Entry<K, V, O>, u64) -> R,
+    ) -> Result<R, u64>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let mut store = self.shard(hash).write();
-        let token = store.find(high(hash), |other| key.equivalent(other)).ok_or(false)?;
-        if store.entry(token).kept.times.is_expired(now) {
-            return Err(true);
+        let now = self.now();
+        let mut expired = false;
+        let date;
+        {
+            let mut store = self.shard(hash).write();
+            if let Some(token) = store.find(high(hash), |other| key.equivalent(other)) {
+                let times = &store.entry(token).kept.times;
+                expired = times.is_expired(now);
+                if !expired {
+                    times.touch(now);
+                    store.touch(token);
+                    let found = read(store.entry(token), now);
+                    // A hit changes nothing that the gauges show.
+                    store.let_go(false);
+                    self.counters.hits.add(1);
+                    return Ok(found);
+                }
+            }
+            date = self.date(hash);
+            store.let_go(false);
         }
-        store.entry(token).kept.times.touch(now);
-        store.touch(token);
-        Ok(read(store.entry(token)))
-    }
-
-    #[inline]
-    pub(crate) fn missed<Q>(&self, hash: u64, key: &Q, expired: bool)
-    where
-        Q: Equivalent<K> + ?Sized,
-    {
-        self.counters.misses.add(1);
         if expired {
             self.expire(hash, key);
         }
+        self.missed();
+        Err(date)
+    }
+
+    /// Counts a miss.
+    #[inline]
+    pub(crate) fn missed(&self) {
+        self.counters.misses.add(1);
         self.serve_request();
     }
 
@@ -363,7 +427,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
 
     /// Removes the entry of `key` if it is expired.
     #[cold]
-    fn expire<Q>(&self, hash: u64, key: &Q)
+    pub(crate) fn expire<Q>(&self, hash: u64, key: &Q)
     where
         Q: Equivalent<K> + ?Sized,
     {
@@ -448,7 +512,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     /// A bag for what leaves a store.
     #[inline]
     pub(crate) fn bag(&self) -> BagOf<'_, K, V, O, M> {
-        Bag::new(&self.account, &self.total)
+        Bag::new(&self.account, &self.total, self.hooks.evictions.as_deref())
     }
 
     /// Shows what is in the bag to the listener and drops it.

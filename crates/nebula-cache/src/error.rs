@@ -16,10 +16,12 @@ use thiserror::Error;
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum ComputeError<E> {
-    /// The caller's own computation failed. Other callers who waited for it run theirs.
+    /// The caller's own computation failed. Other threads that waited for it run theirs; tasks
+    /// ([`AsyncCache`](crate::AsyncCache)) have a share of the error.
     #[error("the computation failed: {0}")]
     Compute(E),
-    /// [`MemoryError::Reentrant`]: the computation asked for its own result.
+    /// [`MemoryError::Reentrant`]: the computation asked for its own result. Or
+    /// [`MemoryError::Timeout`], where there is one.
     #[error(transparent)]
     Memory(#[from] MemoryError),
 }

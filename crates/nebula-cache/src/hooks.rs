@@ -5,19 +5,40 @@ use std::time::Duration;
 use nebula_memory_core::{Account, Clock, MonotonicClock, sync::Arc};
 
 use crate::{
-    RemovalCause, bag::Bag, engine::shared_bytes, mode::Mode, times::nanos, weight::sealed::Weight,
+    Kit, RemovalCause,
+    bag::Bag,
+    engine::shared_bytes,
+    mode::Mode,
+    store::Entry,
+    times::{nanos, sealed::Times},
+    weight::sealed::Weight,
 };
+
+/// Takes over entries that are evicted.
+pub(crate) trait Demote<K, V> {
+    /// An entry whose key has this hash is on its way out. Called under the lock of its shard.
+    fn leaving(&self, hash: u32);
+
+    /// It has left, and would have lived until `deadline`. Called once for each
+    /// [`leaving`](Self::leaving), with no lock held. Must not panic.
+    fn left(&self, hash: u32, key: &K, value: &V, deadline: u64);
+}
+
+pub(crate) type Evictions<K, V> = dyn Demote<K, V> + Send + Sync;
 
 pub(crate) struct Hooks<K, V, M: Mode> {
     pub(crate) weigher: Option<Box<M::Weigher<K, V>>>,
     pub(crate) charger: Option<Box<M::Weigher<K, V>>>,
     pub(crate) listener: Option<Box<M::Listener<K, V>>>,
+    pub(crate) evictions: Option<Box<Evictions<K, V>>>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Whether the clock is the cache's own, rather than one that was given to it.
     own_clock: bool,
     /// How long entries live if nothing else is said.
     pub(crate) ttl: Option<Duration>,
     pub(crate) idle: Option<Duration>,
+    /// How many nanoseconds longer they are kept, to be had while a new value is got.
+    pub(crate) stale: u64,
     pub(crate) time_computations: bool,
 }
 
@@ -27,10 +48,12 @@ impl<K, V, M: Mode> Hooks<K, V, M> {
             weigher: None,
             charger: None,
             listener: None,
+            evictions: None,
             clock: Arc::new(MonotonicClock::new()),
             own_clock: true,
             ttl: None,
             idle: None,
+            stale: 0,
             time_computations: false,
         }
     }
@@ -46,6 +69,7 @@ impl<K, V, M: Mode> Hooks<K, V, M> {
             self.weigher.as_ref().map(|weigher| size_of_val(&**weigher)),
             self.charger.as_ref().map(|charger| size_of_val(&**charger)),
             self.listener.as_ref().map(|listener| size_of_val(&**listener)),
+            self.evictions.as_ref().map(|evictions| size_of_val(&**evictions)),
         ];
         clock + functions.into_iter().flatten().sum::<usize>()
     }
@@ -65,9 +89,32 @@ impl<K, V, M: Mode> Hooks<K, V, M> {
         W::new(weight, charge)
     }
 
+    /// Whether anybody has to be told of entries that leave.
     #[inline]
     pub(crate) const fn has_listener(&self) -> bool {
-        self.listener.is_some()
+        self.listener.is_some() || self.evictions.is_some()
+    }
+
+    /// Says, under the lock, that an entry is being evicted, if it is.
+    #[inline]
+    pub(crate) fn leaving(&self, hash: u32, cause: RemovalCause) {
+        if let Some(evictions) = &self.evictions {
+            if cause.is_eviction() {
+                evictions.leaving(hash);
+            }
+        }
+    }
+
+    /// Tells of one entry for which [`leaving`](Self::leaving) was called. No lock may be held.
+    #[inline]
+    pub(crate) fn show_entry<O: Kit>(&self, entry: &Entry<K, V, O>, cause: RemovalCause) {
+        if let Some(evictions) = &self.evictions {
+            if cause.is_eviction() {
+                let deadline = entry.kept.times.deadline();
+                evictions.left(entry.hash(), &entry.key, &entry.value, deadline);
+            }
+        }
+        self.show(&entry.key, &entry.value, cause);
     }
 
     /// Tells the listener of one entry. No lock may be held.
@@ -81,6 +128,7 @@ impl<K, V, M: Mode> Hooks<K, V, M> {
     /// Tells the listener of all that is in the bag. No lock may be held.
     #[inline]
     pub(crate) fn show_all<A: Account>(&self, bag: &Bag<'_, K, V, A, M>) {
+        bag.hand_on();
         if let Some(listener) = &self.listener {
             bag.show(&**listener);
         }

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod async_cache;
+mod async_compute;
 mod bag;
 mod builder;
 mod cause;
@@ -18,6 +20,9 @@ pub mod flight;
 mod hasher;
 mod hooks;
 mod kit;
+mod lanes;
+#[cfg(not(nebula_loom))]
+mod levels;
 mod local;
 mod methods;
 mod mode;
@@ -27,9 +32,12 @@ mod place;
 mod policy;
 mod reclaim;
 mod room;
+mod scheduled;
 mod shard;
 mod shares;
 mod slab;
+#[cfg(all(feature = "codec", not(nebula_loom)))]
+mod snapshot;
 mod stats;
 mod store;
 mod sweep;
@@ -37,10 +45,26 @@ mod table;
 mod tags;
 mod times;
 mod weight;
+mod wheel;
+mod worker;
 
 pub use equivalent::Equivalent;
 
+#[cfg(not(nebula_loom))]
+pub use levels::{
+    Breaker, BreakerState, Demotion, Hit, Level, LevelError, LevelStats, MultiLevelBuilder,
+    MultiLevelCache, MultiLevelStats, Promotion, QueueStats, WhenFull, Writing,
+};
+#[cfg(all(feature = "codec", not(nebula_loom)))]
+pub use levels::{Codec, Decoded};
+#[cfg(all(feature = "disk", not(nebula_loom)))]
+pub use levels::{DiskBuilder, DiskLevel, DiskStats, OnDamage};
+#[cfg(all(feature = "redis", not(nebula_loom)))]
+pub use levels::{RedisBuilder, RedisLevel};
+#[cfg(all(feature = "codec", not(nebula_loom)))]
+pub use snapshot::{Restored, SnapshotError};
 pub use {
+    async_cache::AsyncCache,
     builder::{CacheBuilder, LocalBuilder, SharedBuilder},
     cause::RemovalCause,
     concurrent::{ConcurrentComputeCache, Iter},
@@ -52,9 +76,10 @@ pub use {
     options::EntryOptions,
     partitioned::{Partition, PartitionUsage, PartitionedCache},
     policy::{AnyPolicy, Arc, Fifo, Lfu, Lru, Policy, S3Fifo, Sieve, Steady, WTinyLfu},
+    scheduled::{Job, ScheduleStats, ScheduledBuilder, ScheduledCache},
     shares::Share,
     stats::CacheStats,
     tags::{Tagged, Tags, Untagged},
-    times::{Timed, TimedAndIdle, Times, Untimed},
+    times::{Scheduled, Timed, TimedAndIdle, Times, Untimed},
     weight::{Counted, Weighed, WeighedAndCharged, Weight},
 };

@@ -51,7 +51,7 @@ use crate::{
 /// # Ok::<(), nebula_memory_core::MemoryError>(())
 /// ```
 pub struct ComputeCache<K, V, O: Kit = With> {
-    engine: Engine<K, V, O, Local>,
+    pub(crate) engine: Engine<K, V, O, Local>,
     /// Hashes and keys of the computations under way, the innermost last.
     computing: Vec<(u64, K)>,
 }
@@ -237,7 +237,10 @@ where
                 return Some(token);
             }
         }
-        self.engine.missed(hash, key, expired);
+        if expired {
+            self.engine.expire(hash, key);
+        }
+        self.engine.missed();
         None
     }
 

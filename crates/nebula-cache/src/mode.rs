@@ -23,6 +23,7 @@ pub trait Lock<T> {
 
     fn new(value: T) -> Self;
     fn read(&self) -> Self::Read<'_>;
+    fn try_read(&self) -> Option<Self::Read<'_>>;
     fn write(&self) -> Self::Write<'_>;
     fn try_write(&self) -> Option<Self::Write<'_>>;
     fn get_mut(&mut self) -> &mut T;
@@ -90,6 +91,11 @@ impl<T> Lock<T> for RwLock<T> {
     }
 
     #[inline]
+    fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
+        self.try_read()
+    }
+
+    #[inline]
     fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.write()
     }
@@ -120,6 +126,11 @@ impl<T> Lock<T> for RefCell<T> {
     #[inline]
     fn read(&self) -> Ref<'_, T> {
         self.borrow()
+    }
+
+    #[inline]
+    fn try_read(&self) -> Option<Ref<'_, T>> {
+        self.try_borrow().ok()
     }
 
     #[inline]

@@ -157,9 +157,10 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                     let cause = Self::cause_of(&old, now, RemovalCause::Capacity);
                     store.count_removals(cause, 1);
                     store.count_insert();
+                    self.hooks.leaving(old.hash(), cause);
                     store.let_go(O::Weight::KEPT);
                     charge.hand_over();
-                    self.hooks.show(&old.key, &old.value, cause);
+                    self.hooks.show_entry(&old, cause);
                     drop(old);
                     return Ok((token, None));
                 }
@@ -285,6 +286,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             idle = options.idle.map_or(idle, nanos);
             tags = O::Tags::new(&options.tags)?;
         }
+        live = live.saturating_add(self.hooks.stale);
         Ok(Kept { weight, times: O::Times::new(now, live, idle), tags })
     }
 

@@ -19,6 +19,8 @@ type WriteOf<'s, K, V, O, M> = <LockOf<K, V, O, M> as Lock<Store<K, V, O>>>::Wri
 /// Shared access to a store.
 pub(crate) type ReadOf<'s, K, V, O, M> = <LockOf<K, V, O, M> as Lock<Store<K, V, O>>>::Read<'s>;
 
+/// (The lock lies first: a lookup needs the store alone.)
+#[repr(C)]
 pub(crate) struct Shard<K, V, O: Kit, M: Mode> {
     store: M::Lock<Store<K, V, O>>,
     gauges: Gauges,
@@ -88,6 +90,11 @@ impl<K, V, O: Kit, M: Mode> Shard<K, V, O, M> {
     #[inline]
     pub(crate) fn read(&self) -> ReadOf<'_, K, V, O, M> {
         self.store.read()
+    }
+
+    #[inline]
+    pub(crate) fn try_read(&self) -> Option<ReadOf<'_, K, V, O, M>> {
+        self.store.try_read()
     }
 
     #[inline]

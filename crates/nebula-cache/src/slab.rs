@@ -9,9 +9,6 @@ use std::collections::TryReserveError;
 /// The token of no slot.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// About how large a chunk is.
-const CHUNK_BYTES: usize = 4 << 10;
-
 /// A slot is as large as its entry where the entry has a niche (policies tag their queues with
 /// enums, which leaves one).
 #[derive(Debug)]
@@ -21,11 +18,111 @@ pub(crate) enum Slot<E> {
     Occupied(E),
 }
 
-/// One allocation of slots.
-pub(crate) type Chunk<E> = Box<[Slot<E>]>;
+/// Declares chunks of some numbers of slots, and lists of them.
+macro_rules! chunks {
+    ($($list:ident $kind:ident $slots:literal),* $(,)?) => {
+        /// One allocation of slots: as many as the size of a slot says, which are known where this
+        /// is compiled, so that finding one takes no look at the length of its chunk.
+        #[derive(Debug)]
+        pub(crate) enum Chunk<E> {
+            $($kind(Box<[Slot<E>; $slots]>),)*
+        }
 
-/// The list of chunks, itself an allocation.
-pub(crate) type Spine<E> = Vec<Chunk<E>>;
+        /// The list of chunks, itself an allocation. Of all these, one is in use.
+        #[derive(Debug)]
+        pub(crate) struct Spine<E> {
+            $($list: Vec<Box<[Slot<E>; $slots]>>,)*
+        }
+
+        impl<E> Chunk<E> {
+            /// Free slots.
+            fn allocate(slots: usize) -> Result<Self, TryReserveError> {
+                match slots {
+                    $($slots => Ok(Self::$kind(vacant_slots()?)),)*
+                    _ => unreachable!("chunks have other numbers of slots"),
+                }
+            }
+
+            fn slots_mut(&mut self) -> &mut [Slot<E>] {
+                match self {
+                    $(Self::$kind(slots) => &mut slots[..],)*
+                }
+            }
+        }
+
+        impl<E> Spine<E> {
+            pub(crate) const fn new() -> Self {
+                Self { $($list: Vec::new(),)* }
+            }
+
+            fn push(&mut self, chunk: Chunk<E>) {
+                match chunk {
+                    $(Chunk::$kind(slots) => self.$list.push(slots),)*
+                }
+            }
+
+            /// Moves all chunks of `other` here.
+            fn append(&mut self, other: &mut Self) {
+                $(self.$list.append(&mut other.$list);)*
+            }
+        }
+
+        // The choice is made where this is compiled.
+        impl<E> Spine<E> {
+            pub(crate) fn capacity(&self) -> usize {
+                match Slab::<E>::chunk_slots() {
+                    $($slots => self.$list.capacity(),)*
+                    _ => 0,
+                }
+            }
+
+            fn len(&self) -> usize {
+                match Slab::<E>::chunk_slots() {
+                    $($slots => self.$list.len(),)*
+                    _ => 0,
+                }
+            }
+
+            #[inline(always)]
+            fn slot(&self, chunk: usize, index: usize) -> &Slot<E> {
+                match Slab::<E>::chunk_slots() {
+                    $($slots => &self.$list[chunk][index],)*
+                    _ => vacant(),
+                }
+            }
+
+            #[inline(always)]
+            fn slot_mut(&mut self, chunk: usize, index: usize) -> &mut Slot<E> {
+                match Slab::<E>::chunk_slots() {
+                    $($slots => &mut self.$list[chunk][index],)*
+                    _ => vacant(),
+                }
+            }
+
+            fn try_reserve_exact(&mut self, more: usize) -> Result<(), TryReserveError> {
+                match Slab::<E>::chunk_slots() {
+                    $($slots => self.$list.try_reserve_exact(more),)*
+                    _ => Ok(()),
+                }
+            }
+
+            fn truncate(&mut self, chunks: usize) {
+                match Slab::<E>::chunk_slots() {
+                    $($slots => self.$list.truncate(chunks),)*
+                    _ => {}
+                }
+            }
+        }
+    };
+}
+
+chunks! {
+    hundreds Hundreds 128,
+    dozens Dozens 64,
+    many Many 32,
+    several Several 16,
+    few Few 4,
+}
 
 /// How far a slab has got with shrinking.
 #[derive(Debug)]
@@ -49,22 +146,18 @@ pub(crate) struct Slab<E> {
 impl<E> Slab<E> {
     pub(crate) const SLOT_BYTES: usize = size_of::<Slot<E>>();
 
-    /// A chunk has `1 << SHIFT` slots: about four kilobytes of them, but not less than four and not
-    /// more than 256.
-    const SHIFT: u32 = {
-        let slots = CHUNK_BYTES / Self::SLOT_BYTES;
-        if slots < 4 {
-            2
-        } else if slots > 256 {
-            8
-        } else {
-            slots.ilog2()
-        }
+    /// A chunk has `1 << SHIFT` slots: at most four kilobytes of them, but not less than four.
+    const SHIFT: u32 = match Self::SLOT_BYTES {
+        0..=32 => 7,
+        33..=64 => 6,
+        65..=128 => 5,
+        129..=256 => 4,
+        _ => 2,
     };
 
     /// An empty slab, nothing allocated.
     pub(crate) const fn new() -> Self {
-        Self { spine: Vec::new(), free: NONE, len: 0 }
+        Self { spine: Spine::new(), free: NONE, len: 0 }
     }
 
     pub(crate) const fn chunk_slots() -> usize {
@@ -76,7 +169,7 @@ impl<E> Slab<E> {
     }
 
     pub(crate) const fn spine_bytes(capacity: usize) -> usize {
-        capacity * size_of::<Chunk<E>>()
+        capacity * size_of::<Box<[Slot<E>; 4]>>()
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -120,13 +213,13 @@ impl<E> Slab<E> {
     #[inline]
     fn slot(&self, token: u32) -> &Slot<E> {
         let (chunk, index) = Self::place(token);
-        &self.spine[chunk][index]
+        self.spine.slot(chunk, index)
     }
 
     #[inline]
     fn slot_mut(&mut self, token: u32) -> &mut Slot<E> {
         let (chunk, index) = Self::place(token);
-        &mut self.spine[chunk][index]
+        self.spine.slot_mut(chunk, index)
     }
 
     /// The entry of `token`, which must be taken.
@@ -194,15 +287,12 @@ impl<E> Slab<E> {
 
     /// Memory for one chunk.
     pub(crate) fn allocate_chunk() -> Result<Chunk<E>, TryReserveError> {
-        let mut slots = Vec::new();
-        slots.try_reserve_exact(1 << Self::SHIFT)?;
-        slots.extend((0..1 << Self::SHIFT).map(|_| Slot::Vacant(NONE)));
-        Ok(slots.into_boxed_slice())
+        Chunk::allocate(Self::chunk_slots())
     }
 
     /// Memory for a spine of `capacity` chunks.
     pub(crate) fn allocate_spine(capacity: usize) -> Result<Spine<E>, TryReserveError> {
-        let mut spine = Vec::new();
+        let mut spine = Spine::new();
         spine.try_reserve_exact(capacity)?;
         Ok(spine)
     }
@@ -222,7 +312,7 @@ impl<E> Slab<E> {
         }
         let first = self.slots();
         let mut next = self.free;
-        for (index, slot) in chunk.iter_mut().enumerate().rev() {
+        for (index, slot) in chunk.slots_mut().iter_mut().enumerate().rev() {
             *slot = Slot::Vacant(next);
             next = token_of(first + index);
         }
@@ -279,13 +369,13 @@ impl<E> Slab<E> {
 
     /// Checks the list of free slots against the slots themselves.
     pub(crate) fn validate(&self) -> Result<(), String> {
-        let occupied = self.spine.iter().flat_map(|chunk| chunk.iter());
-        let occupied = occupied.filter(|slot| matches!(slot, Slot::Occupied(_))).count();
+        let (mut occupied, mut from) = (0, 0);
+        while let Some(token) = self.next_occupied(from) {
+            occupied += 1;
+            from = token + 1;
+        }
         if occupied != self.len {
             return Err(format!("{occupied} slots are taken, but {} are counted", self.len));
-        }
-        if self.spine.iter().any(|chunk| chunk.len() != Self::chunk_slots()) {
-            return Err("a chunk has another size".to_owned());
         }
         let (mut free, mut token) = (0, self.free);
         while token != NONE {
@@ -303,6 +393,17 @@ impl<E> Slab<E> {
         } else {
             Err(format!("{free} of {} free slots are on the list", self.vacant()))
         }
+    }
+}
+
+/// Memory for `N` slots, all of them free.
+fn vacant_slots<E, const N: usize>() -> Result<Box<[Slot<E>; N]>, TryReserveError> {
+    let mut slots = Vec::new();
+    slots.try_reserve_exact(N)?;
+    slots.extend((0..N).map(|_| Slot::Vacant(NONE)));
+    match slots.into_boxed_slice().try_into() {
+        Ok(slots) => Ok(slots),
+        Err(_) => unreachable!("there are as many as were made"),
     }
 }
 

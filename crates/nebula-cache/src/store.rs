@@ -14,8 +14,10 @@ use crate::{
     Kit, PolicyKind,
     policy::{Newcomer, Node, Nodes, Place, drive::Policy},
     slab::{Chunk, Slab, Spine},
-    table::{Buckets, Table},
+    table::{Buckets, Elsewhere, Table},
+    times::sealed::Times,
     weight::sealed::Weight,
+    wheel::{Links, Schedule, Timers},
 };
 
 /// A key, its value, and what the cache keeps with them.
@@ -46,6 +48,11 @@ impl<K, V, O: Kit> Entry<K, V, O> {
     #[inline]
     pub(crate) fn charge(&self) -> usize {
         self.kept.weight.charge()
+    }
+
+    /// What the table places it by.
+    pub(crate) const fn hash(&self) -> u32 {
+        self.hash
     }
 
     pub(crate) fn is_pinned(&self) -> bool {
@@ -100,11 +107,33 @@ impl<K, V, O: Kit> Nodes for Entries<K, V, O> {
     }
 }
 
+/// What a store keeps of its entries' deadlines.
+type ScheduleOf<O> = <<O as crate::kit::sealed::Kit>::Times as Times>::Schedule;
+
+impl<K, V, O: Kit> Timers for Entries<K, V, O> {
+    #[inline]
+    fn deadline(&self, token: u32) -> u64 {
+        self.slab.get(token).kept.times.deadline()
+    }
+
+    #[inline]
+    fn links(&self, token: u32) -> Links {
+        self.slab.get(token).kept.times.links()
+    }
+
+    #[inline]
+    fn links_mut(&mut self, token: u32) -> &mut Links {
+        self.slab.get_mut(token).kept.times.links_mut()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Store<K, V, O: Kit> {
     table: Table,
     entries: Entries<K, V, O>,
     policy: O::Policy,
+    /// When they expire, as far as anybody comes to remove them then.
+    schedule: ScheduleOf<O>,
     /// How many entries there will probably be at most, which the table is made for.
     expected: usize,
     /// What all entries weigh beside their slots. (These sums wrap: a weigher may say anything, and
@@ -158,7 +187,7 @@ pub(crate) struct Growth<K, V, O: Kit> {
 
 impl<K, V, O: Kit> Growth<K, V, O> {
     pub(crate) fn bytes(&self) -> usize {
-        let chunk = self.chunk.as_ref().map_or(0, |chunk| size_of_val(&**chunk));
+        let chunk = if self.chunk.is_some() { Slab::<Entry<K, V, O>>::chunk_bytes() } else { 0 };
         let spine = Slab::<Entry<K, V, O>>::spine_bytes(self.spine.capacity());
         let policy = self.policy.as_ref().map_or(0, O::Policy::bytes_of);
         chunk + spine + self.table.bytes() + policy
@@ -173,6 +202,7 @@ impl<K, V, O: Kit> Store<K, V, O> {
             table: Table::new(),
             entries: Entries { slab: Slab::new(), unit },
             policy: O::Policy::new(policy),
+            schedule: ScheduleOf::<O>::default(),
             expected,
             weight: 0,
             charge: 0,
@@ -263,6 +293,20 @@ impl<K, V, O: Kit> Store<K, V, O> {
         })
     }
 
+    /// As [`get`](Self::get), if it is where nearly all are.
+    #[inline(always)]
+    pub(crate) fn get_at_home(
+        &self,
+        hash: u32,
+        mut eq: impl FnMut(&K) -> bool,
+    ) -> Result<&Entry<K, V, O>, Elsewhere> {
+        let slab = &self.entries.slab;
+        self.table.find_at_home(hash, |token| {
+            let entry = slab.get(token);
+            eq(&entry.key).then_some(entry)
+        })
+    }
+
     /// The entry of `token`, which is of this store.
     #[inline]
     pub(crate) fn entry(&self, token: u32) -> &Entry<K, V, O> {
@@ -346,7 +390,7 @@ impl<K, V, O: Kit> Store<K, V, O> {
                 .max(Slab::<Entry<K, V, O>>::chunk_slots());
             plan.buckets = Buckets::wanted(tokens).max(self.table.buckets());
             plan.bits = Table::bits_for(slots);
-            plan.bytes += Buckets::bytes_of(plan.buckets);
+            plan.bytes += Buckets::bytes_of(plan.buckets, plan.bits);
         }
         Ok(plan)
     }
@@ -359,7 +403,7 @@ impl<K, V, O: Kit> Store<K, V, O> {
         let bytes = plan.bytes;
         let failed = |_| MemoryError::OutOfMemory { requested: bytes, align: Align::ONE };
         let mut growth =
-            Growth { chunk: None, spine: Vec::new(), table: Buckets::none(), policy: None };
+            Growth { chunk: None, spine: Spine::new(), table: Buckets::none(), policy: None };
         if plan.chunk {
             growth.chunk = Some(Slab::allocate_chunk().map_err(failed)?);
         }
@@ -419,6 +463,7 @@ impl<K, V, O: Kit> Store<K, V, O> {
         let token = self.entries.slab.insert(entry);
         self.table.insert(hash, token);
         self.policy.insert(&mut self.entries, token, newcomer);
+        self.schedule.link(&mut self.entries, token);
         token
     }
 
@@ -426,6 +471,7 @@ impl<K, V, O: Kit> Store<K, V, O> {
     /// and what was kept with it.
     pub(crate) fn replace(&mut self, token: u32, value: V, kept: Kept<O>) -> (V, Kept<O>) {
         let old_weight = self.entries.weight(token);
+        self.schedule.unlink(&mut self.entries, token);
         self.weight = self.weight.wrapping_add(kept.weight.weight());
         self.charge = self.charge.wrapping_add(kept.weight.charge());
         let entry = self.entries.slab.get_mut(token);
@@ -433,6 +479,7 @@ impl<K, V, O: Kit> Store<K, V, O> {
         let old_kept = std::mem::replace(&mut entry.kept, kept);
         self.weight = self.weight.wrapping_sub(old_kept.weight.weight());
         self.charge = self.charge.wrapping_sub(old_kept.weight.charge());
+        self.schedule.link(&mut self.entries, token);
         if self.entry(token).node.place != Place::Pinned {
             self.policy.reweigh(&self.entries, token, old_weight);
             self.policy.touch(&mut self.entries, token);
@@ -448,6 +495,13 @@ impl<K, V, O: Kit> Store<K, V, O> {
             self.policy.remove(&mut self.entries, token);
         }
         self.detach(token)
+    }
+
+    /// Takes out an entry that is due at `now`, as far as it is kept when entries are, after looking
+    /// at `left` of them at most, and counts those.
+    pub(crate) fn take_due(&mut self, now: u64, left: &mut usize) -> Option<Entry<K, V, O>> {
+        let token = self.schedule.pop(&mut self.entries, now, left)?;
+        Some(self.remove(token))
     }
 
     /// Takes out the entry that the policy chooses.
@@ -475,18 +529,21 @@ impl<K, V, O: Kit> Store<K, V, O> {
         self.weight = self.weight.wrapping_add(entry.kept.weight.weight());
         self.charge = self.charge.wrapping_add(entry.charge());
         let hash = entry.hash;
+        self.schedule.unlink(&mut self.entries, victim);
         let old = self.entries.slab.replace(victim, entry);
         self.table.remove(old.hash, victim);
         self.table.insert(hash, victim);
         self.weight = self.weight.wrapping_sub(old.kept.weight.weight());
         self.charge = self.charge.wrapping_sub(old.charge());
         self.policy.insert(&mut self.entries, victim, newcomer);
+        self.schedule.link(&mut self.entries, victim);
         old
     }
 
     /// Takes out an entry that the policy has let go of.
     #[inline]
     pub(crate) fn detach(&mut self, token: u32) -> Entry<K, V, O> {
+        self.schedule.unlink(&mut self.entries, token);
         let entry = self.entries.slab.remove(token);
         self.table.remove(entry.hash, token);
         self.weight = self.weight.wrapping_sub(entry.kept.weight.weight());
@@ -535,12 +592,27 @@ impl<K, V, O: Kit> Store<K, V, O> {
         let mut cursor = entries.slab.begin_shrink(chunks);
         while let Some((from, to)) = entries.slab.shrink_step(&mut cursor) {
             table.rename(entries.hash(to), from, to);
+            self.schedule.relocate(entries, to);
             if entries.node(to).place != Place::Pinned {
                 policy.relocate(entries, from, to);
             }
         }
         entries.slab.end_shrink(&cursor);
         self.recount();
+    }
+
+    /// Calls `each` with the slots of all entries, coldest first as far as the policy knows; pinned
+    /// ones last.
+    #[cfg(feature = "codec")]
+    pub(crate) fn coldest_first(&self, mut each: impl FnMut(u32)) {
+        self.policy.coldest_first(&self.entries, &mut each);
+        let mut from = 0;
+        while let Some(slot) = self.next_from(from).filter(|_| self.pinned > 0) {
+            if self.entry(slot).is_pinned() {
+                each(slot);
+            }
+            from = slot + 1;
+        }
     }
 
     /// The first slot from `from` on that holds an entry.
@@ -566,6 +638,8 @@ impl<K, V, O: Kit> Store<K, V, O> {
             }
             from = token + 1;
         }
+        let expiring = tokens.iter().map(|&(_, token)| token);
+        self.schedule.validate(&self.entries, expiring)?;
         self.table.validate(tokens.into_iter())?;
         if self.count_bytes() != self.allocated {
             let (real, counted) = (self.count_bytes(), self.allocated);

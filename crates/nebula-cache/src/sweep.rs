@@ -147,6 +147,37 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         removed
     }
 
+    /// Removes what is due, as far as a look at `most` scheduled entries goes: how many were expired,
+    /// and how many are left of `most`.
+    pub(crate) fn expire_due(&self, most: usize) -> (usize, usize) {
+        let now = self.now();
+        let (mut expired, mut left) = (0, most);
+        for shard in &self.shards {
+            let mut done = false;
+            while !done {
+                let mut bag = self.bag();
+                {
+                    let mut store = shard.write();
+                    let before = store.held();
+                    while !bag.is_full() {
+                        let Some(entry) = store.take_due(now, &mut left) else {
+                            done = true;
+                            break;
+                        };
+                        store.count_removals(RemovalCause::Expired, 1);
+                        bag.put(entry, RemovalCause::Expired);
+                        expired += 1;
+                    }
+                    let changed = !bag.is_empty();
+                    bag.room.take_over(before - store.held());
+                    store.let_go(changed);
+                }
+                self.let_go(bag);
+            }
+        }
+        (expired, left)
+    }
+
     /// Removes every entry, and frees the memory that held them.
     pub(crate) fn clear(&self) {
         for shard in &self.shards {

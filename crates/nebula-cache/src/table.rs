@@ -1,16 +1,22 @@
-//! The hash table of a store: 4-byte words, each a token with as many bits of its hash as are left.
+//! The hash table of a store: for each token, seven bits of its hash and the token itself, four
+//! bytes.
 //!
-//! A bucket is one cache line: fifteen words, and a last one that says which of them are taken and
-//! how many more found the bucket full. All of its words are compared at once, in vectors of
-//! whatever size the processor has, and with so many bits that hardly ever more than the right one
-//! agrees. Who finds its bucket full goes to a second one, far from the first, so that full buckets
-//! do not gather, and, if need be, on to the next one with room; each bucket passed on the way counts
-//! it. So removing leaves no marks behind, moves nothing, and needs to know of no
+//! A bucket is one cache line: fifteen one-byte tags, fifteen three-byte tokens, and counts of those
+//! who found the bucket full. All of its tags are compared at once, as in the tables of Kulukundis
+//! ("Designing a fast, efficient, cache-friendly hash table, step by step", 2017), but the
+//! tokens lie beside them. Who finds its bucket full goes to a second one, far from the first, so
+//! that full buckets do not gather, and, if need be, on to the next one with room; each bucket passed
+//! on the way counts it. So removing leaves no marks behind, moves nothing, and needs to know of no
 //! other entry's hash. A table can have any number of buckets.
+//!
+//! Tokens of four bytes have their highest one in a list beside the buckets, which only tables have
+//! that need it.
 
 use std::collections::TryReserveError;
 
-/// Words in a bucket.
+use crate::lanes::{equal, highest};
+
+/// Tokens in a bucket.
 const LANES: usize = 15;
 
 /// How many of two buckets' are filled on average, at most: more than fifteen choose one bucket in
@@ -20,27 +26,51 @@ const FILLED: usize = 25;
 /// The most bits that a token has.
 pub(crate) const MOST_BITS: u32 = 31;
 
-/// The bit that says that the first lane is taken; those of the others follow.
-const FIRST: u32 = 1 << 16;
+/// The bits of a token that are in its bucket.
+const NEAR_BITS: u32 = 24;
 
 /// The bits of all lanes.
-const ALL: u32 = 0x7FFF_0000;
+const ALL: u32 = (1 << LANES) - 1;
 
-/// The bits that count those who passed on their way from one full bucket to the next.
-const PASSED: u32 = 0xF000;
+/// Where the tokens begin in a bucket. The byte before counts those who passed on their way from one
+/// full bucket to the next.
+const TOKENS: usize = 16;
 
-/// The bits that count those who chose the bucket and went on: four counts, of which a hash has one,
-/// so that not everybody has to follow. As with those above, a number that has come as far as it
+/// The most that passed, or more.
+const MOST_PASSED: u8 = 0x7F;
+
+/// The bits that count those who chose the bucket and went on: eight counts, of which a hash has one,
+/// so that not everybody has to follow. As with those who passed, a number that has come as far as it
 /// can stays there.
 #[inline]
 const fn left(hash: u32) -> u32 {
-    7 << (3 * (hash & 3))
+    7 << (3 * (hash >> 7 & 7))
 }
 
-/// A bucket's lanes, and, last, its bits and the number of those who passed.
+/// What of a hash is beside its token: never zero, as that of a free lane is.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the low bits are the tag")]
+const fn tag(hash: u32) -> u8 {
+    hash as u8 | 0x80
+}
+
+/// Tags, the count of those who passed, tokens, and the counts of those who left.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-pub(crate) struct Bucket([u32; LANES + 1]);
+pub(crate) struct Bucket([u8; 64]);
+
+/// The bucket that a hash chooses of so many.
+#[inline]
+const fn home(hash: u32, buckets: usize) -> usize {
+    ((hash as u64 * buckets as u64) >> 32) as usize
+}
+
+/// Whether what is not in the bucket that its hash chooses may be in another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Elsewhere {
+    Nowhere,
+    Perhaps,
+}
 
 /// The first of some lanes.
 #[inline]
@@ -49,77 +79,113 @@ const fn lane_of(lanes: u32) -> usize {
 }
 
 impl Bucket {
-    const EMPTY: Self = Self([0; LANES + 1]);
+    const EMPTY: Self = Self([0; 64]);
 
+    /// The tags, and last the count of those who passed, which is none.
     #[inline]
-    const fn state(&self) -> u32 {
-        self.0[LANES]
+    fn tags(&self) -> [u8; 16] {
+        let mut tags = [0; 16];
+        tags.copy_from_slice(&self.0[..16]);
+        tags
     }
 
-    /// The bits of the lanes whose words are `word` as far as `mask` goes.
+    /// The bits of the lanes with this tag.
     #[inline]
-    fn lanes_with(&self, word: u32, mask: u32) -> u32 {
-        // Without branches and with all of a line's words, this is a few vector instructions.
-        let (words, mut lanes) = (self.0, 0);
-        for (lane, other) in words.into_iter().enumerate() {
-            lanes |= u32::from(other & mask == word) << (16 + lane);
-        }
-        lanes & self.state()
+    fn lanes_with(&self, tag: u8) -> u32 {
+        equal(self.tags(), tag)
     }
 
     /// The bits of the lanes that are not taken.
     #[inline]
-    const fn free(&self) -> u32 {
-        !self.state() & ALL
+    fn free(&self) -> u32 {
+        !highest(self.tags()) & ALL
     }
 
-    /// How many words there are.
-    const fn len(&self) -> usize {
-        (self.state() & ALL).count_ones() as usize
+    /// How many tokens there are.
+    fn len(&self) -> usize {
+        highest(self.tags()).count_ones() as usize
     }
 
-    /// Counts one in `field`.
-    const fn count(&mut self, field: u32) {
-        if self.state() & field < field {
-            self.0[LANES] += field & field.wrapping_neg();
-        }
-    }
-
-    /// Counts one less.
-    const fn discount(&mut self, field: u32) {
-        if self.state() & field < field {
-            self.0[LANES] -= field & field.wrapping_neg();
-        }
-    }
-
-    /// Puts `word` in the first of some free lanes.
+    /// What is in a lane of the near bits of tokens; or, in the one after the last, the counts of
+    /// those who left.
     #[inline]
-    const fn put(&mut self, free: u32, word: u32) {
-        let lane = lane_of(free);
-        self.0[lane] = word;
-        self.0[LANES] |= FIRST << lane;
+    fn near(&self, lane: usize) -> u32 {
+        // Four bytes are read at once, the first of which is another's.
+        let from = TOKENS - 1 + 3 * lane;
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&self.0[from..from + 4]);
+        u32::from_le_bytes(bytes) >> 8
     }
 
-    /// What `found` makes of the first token of which it makes something, among the words with this
-    /// hash.
+    #[inline]
+    fn set_near(&mut self, lane: usize, near: u32) {
+        let [low, middle, high, _] = near.to_le_bytes();
+        self.0[TOKENS + 3 * lane..TOKENS + 3 * lane + 3].copy_from_slice(&[low, middle, high]);
+    }
+
+    /// The counts of those who left.
+    #[inline]
+    fn state(&self) -> u32 {
+        self.near(LANES)
+    }
+
+    const fn passed(&self) -> u8 {
+        self.0[TOKENS - 1]
+    }
+
+    /// What `found` makes of the first lane with this tag of which it makes something.
     #[inline(always)]
-    fn find<R>(&self, word: u32, mask: u32, found: &mut impl FnMut(u32) -> Option<R>) -> Option<R> {
-        let mut lanes = self.lanes_with(word, mask);
+    fn find<R>(&self, tag: u8, mut found: impl FnMut(usize) -> Option<R>) -> Option<R> {
+        let mut lanes = self.lanes_with(tag);
         while lanes != 0 {
-            if let Some(found) = found(self.0[lane_of(lanes)] & !mask) {
+            if let Some(found) = found(lane_of(lanes)) {
                 return Some(found);
             }
             lanes &= lanes - 1;
         }
         None
     }
+
+    /// Counts one that passes.
+    fn count_passed(&mut self) {
+        self.0[TOKENS - 1] = (self.passed() + 1).min(MOST_PASSED);
+    }
+
+    /// Counts one less.
+    const fn discount_passed(&mut self) {
+        if self.passed() < MOST_PASSED {
+            self.0[TOKENS - 1] -= 1;
+        }
+    }
+
+    /// Counts one with this hash that leaves.
+    fn count_left(&mut self, hash: u32) {
+        let (state, field) = (self.state(), left(hash));
+        if state & field < field {
+            self.set_near(LANES, state + (field & field.wrapping_neg()));
+        }
+    }
+
+    /// Counts one less.
+    fn discount_left(&mut self, hash: u32) {
+        let (state, field) = (self.state(), left(hash));
+        if state & field < field {
+            self.set_near(LANES, state - (field & field.wrapping_neg()));
+        }
+    }
 }
 
 /// The memory of a table.
 #[derive(Debug)]
+#[allow(clippy::struct_field_names, reason = "it is what they are")]
 pub(crate) struct Buckets {
+    /// The buckets, if tokens have no more than their near bits.
     buckets: Vec<Bucket>,
-    /// How many low bits of a word are its token.
+    /// The buckets, if tokens have more.
+    wide: Vec<Bucket>,
+    /// The highest bytes of the tokens of each bucket, if tokens have more than their near bits.
+    far: Vec<[u8; LANES + 1]>,
+    /// How many bits a token has.
     bits: u32,
 }
 
@@ -133,8 +199,7 @@ pub(crate) struct Table {
 
 impl Buckets {
     pub(crate) const fn none() -> Self {
-        // Any number of bits will do that leaves some for tokens.
-        Self { buckets: Vec::new(), bits: 1 }
+        Self { buckets: Vec::new(), wide: Vec::new(), far: Vec::new(), bits: NEAR_BITS }
     }
 
     /// How many buckets hold `tokens` tokens.
@@ -149,29 +214,75 @@ impl Buckets {
         if buckets <= 2 { buckets * LANES } else { buckets * FILLED / 2 }
     }
 
-    pub(crate) const fn bytes_of(buckets: usize) -> usize {
-        buckets * size_of::<Bucket>()
+    /// What so many buckets take for tokens of so many bits.
+    pub(crate) const fn bytes_of(buckets: usize, bits: u32) -> usize {
+        let far = if bits > NEAR_BITS { size_of::<[u8; LANES + 1]>() } else { 0 };
+        buckets * (size_of::<Bucket>() + far)
     }
 
     /// Room for tokens up to `1 << bits`, that one excluded, in so many buckets.
     pub(crate) fn allocate(buckets: usize, bits: u32) -> Result<Self, TryReserveError> {
-        let mut memory = Vec::new();
-        memory.try_reserve_exact(buckets)?;
-        memory.resize(buckets, Bucket::EMPTY);
-        Ok(Self { buckets: memory, bits })
+        let mut list = Vec::new();
+        list.try_reserve_exact(buckets)?;
+        list.resize(buckets, Bucket::EMPTY);
+        if bits <= NEAR_BITS {
+            return Ok(Self { buckets: list, bits, ..Self::none() });
+        }
+        let mut far = Vec::new();
+        far.try_reserve_exact(buckets)?;
+        far.resize(buckets, [0; LANES + 1]);
+        Ok(Self { buckets: Vec::new(), wide: list, far, bits })
+    }
+
+    /// All buckets, of whichever kind.
+    #[inline]
+    fn all(&self) -> &[Bucket] {
+        if self.far.is_empty() { &self.buckets } else { &self.wide }
+    }
+
+    #[inline]
+    fn at_mut(&mut self, at: usize) -> &mut Bucket {
+        if self.far.is_empty() { &mut self.buckets[at] } else { &mut self.wide[at] }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        Self::bytes_of(self.buckets.capacity())
+        (self.buckets.capacity() + self.wide.capacity()) * size_of::<Bucket>()
+            + self.far.capacity() * size_of::<[u8; LANES + 1]>()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.buckets.len()
+        self.all().len()
     }
 
-    /// Whether the tokens of so many slots have room in its words.
+    /// Whether it has room for the tokens of so many slots.
     pub(crate) const fn has_bits_for(&self, slots: usize) -> bool {
         slots < 1 << self.bits
+    }
+
+    /// The token in a lane that is taken.
+    #[inline(always)]
+    fn token(&self, bucket: &Bucket, at: usize, lane: usize) -> u32 {
+        let near = bucket.near(lane);
+        match self.far.get(at) {
+            Some(far) => near | u32::from(far[lane]) << NEAR_BITS,
+            None => near,
+        }
+    }
+
+    /// Puts `token` in a lane.
+    #[inline]
+    fn set_token(&mut self, at: usize, lane: usize, token: u32) {
+        self.at_mut(at).set_near(lane, token);
+        if let Some(far) = self.far.get_mut(at) {
+            far[lane] = token.to_le_bytes()[3];
+        }
+    }
+
+    /// Which lane of a bucket a token is in.
+    #[inline]
+    fn lane(&self, at: usize, tag: u8, token: u32) -> Option<usize> {
+        let bucket = &self.all()[at];
+        bucket.find(tag, |lane| (self.token(bucket, at, lane) == token).then_some(lane))
     }
 }
 
@@ -194,7 +305,7 @@ impl Table {
         self.len >= self.limit
     }
 
-    /// Whether the tokens of so many slots have room in its words.
+    /// Whether it has room for the tokens of so many slots.
     pub(crate) const fn has_bits_for(&self, slots: usize) -> bool {
         self.memory.has_bits_for(slots)
     }
@@ -203,27 +314,23 @@ impl Table {
     pub(crate) const fn bits_for(slots: usize) -> u32 {
         // One value is for no token. Twice the slots, so that growth in small steps does not make
         // a new table each time.
-        let bits = (slots * 2 + 2).next_power_of_two().ilog2();
-        if bits < 8 {
-            8
-        } else if bits > MOST_BITS {
-            MOST_BITS
-        } else {
-            bits
-        }
+        if slots * 2 + 2 <= 1 << NEAR_BITS { NEAR_BITS } else { MOST_BITS }
     }
 
     /// The bucket that a hash chooses.
     #[inline]
     fn home(&self, hash: u32) -> usize {
-        ((u64::from(hash) * self.memory.len() as u64) >> 32) as usize
+        home(hash, self.memory.len())
     }
 
-    /// Where those go who find the bucket `home` full.
-    #[inline]
-    fn second(&self, hash: u32, home: usize) -> usize {
+    /// Where to go from the bucket `at`, the first of all on turn zero: to the second, far from it,
+    /// and from there to the next.
+    fn after(&self, at: usize, turn: usize, hash: u32) -> usize {
+        if turn > 0 {
+            return self.next(at);
+        }
         let second = self.home(hash.wrapping_mul(0x85EB_CA6B).rotate_left(16));
-        if second == home { self.next(home) } else { second }
+        if second == at { self.next(at) } else { second }
     }
 
     #[inline]
@@ -231,43 +338,50 @@ impl Table {
         if bucket + 1 == self.memory.len() { 0 } else { bucket + 1 }
     }
 
-    /// The hash's part of a word, and the bits of a word that are the hash's.
-    #[inline]
-    const fn pattern(&self, hash: u32) -> (u32, u32) {
-        let bits = self.memory.bits & 31;
-        (hash << bits, u32::MAX << bits)
-    }
-
-    /// What `found` makes of the first token with this hash of which it makes something.
+    /// What `found` makes of the first token of which it makes something, among those that may have
+    /// this hash.
     #[inline(always)]
     pub(crate) fn find<R>(&self, hash: u32, mut found: impl FnMut(u32) -> Option<R>) -> Option<R> {
-        let (word, mask) = self.pattern(hash);
-        let home = self.home(hash);
-        let bucket = self.memory.buckets.get(home)?;
-        let result = bucket.find(word, mask, &mut found);
-        if result.is_some() || bucket.state() & left(hash) == 0 {
-            return result;
+        match self.find_at_home(hash, &mut found) {
+            Ok(found) => Some(found),
+            Err(Elsewhere::Nowhere) => None,
+            Err(Elsewhere::Perhaps) => self.find_on(hash, &mut found),
         }
-        self.find_on(home, hash, &mut found)
     }
 
-    /// Goes on after the bucket `home`, which some have left.
-    #[inline(never)]
-    fn find_on<R>(
+    /// As [`find`](Self::find), but looks only at the bucket that the hash chooses, where nearly all
+    /// are.
+    #[inline(always)]
+    pub(crate) fn find_at_home<R>(
         &self,
-        home: usize,
         hash: u32,
-        found: &mut impl FnMut(u32) -> Option<R>,
-    ) -> Option<R> {
-        let (word, mask) = self.pattern(hash);
-        let mut at = self.second(hash, home);
-        for _ in 0..self.memory.len() {
-            let bucket = self.memory.buckets.get(at)?;
-            let result = bucket.find(word, mask, found);
-            if result.is_some() || bucket.state() & PASSED == 0 {
+        mut found: impl FnMut(u32) -> Option<R>,
+    ) -> Result<R, Elsewhere> {
+        let buckets = &self.memory.buckets[..];
+        let home = home(hash, buckets.len());
+        // There is none in a table that is empty, and in one with large tokens.
+        let Some(bucket) = buckets.get(home) else { return Err(Elsewhere::Perhaps) };
+        match bucket.find(tag(hash), |lane| found(bucket.near(lane))) {
+            Some(found) => Ok(found),
+            None if bucket.state() & left(hash) == 0 => Err(Elsewhere::Nowhere),
+            None => Err(Elsewhere::Perhaps),
+        }
+    }
+
+    /// As [`find`](Self::find), wherever it is.
+    #[inline(never)]
+    fn find_on<R>(&self, hash: u32, found: &mut impl FnMut(u32) -> Option<R>) -> Option<R> {
+        let buckets = self.memory.all();
+        let mut at = self.home(hash);
+        for turn in 0..=buckets.len() {
+            let bucket = buckets.get(at)?;
+            let result = bucket.find(tag(hash), |lane| found(self.memory.token(bucket, at, lane)));
+            let ends =
+                if turn == 0 { bucket.state() & left(hash) == 0 } else { bucket.passed() == 0 };
+            if result.is_some() || ends {
                 return result;
             }
-            at = self.next(at);
+            at = self.after(at, turn, hash);
         }
         None
     }
@@ -275,46 +389,50 @@ impl Table {
     /// Enters a token; the table must not be full.
     #[inline]
     pub(crate) fn insert(&mut self, hash: u32, token: u32) {
-        let word = self.pattern(hash).0 | token;
-        let home = self.home(hash);
         self.len += 1;
-        let bucket = &mut self.memory.buckets[home];
-        match bucket.free() {
-            0 => {
-                bucket.count(left(hash));
-                self.insert_on(self.second(hash, home), word);
+        let home = home(hash, self.memory.buckets.len());
+        if let Some(bucket) = self.memory.buckets.get_mut(home) {
+            let free = bucket.free();
+            if free != 0 {
+                let lane = lane_of(free);
+                bucket.0[lane] = tag(hash);
+                bucket.set_near(lane, token);
+                return;
             }
-            free => bucket.put(free, word),
         }
+        self.insert_on(hash, token);
     }
 
-    /// Goes on from the bucket `at` to one with room.
+    /// As above, wherever there is room.
     #[inline(never)]
-    fn insert_on(&mut self, mut at: usize, word: u32) {
+    fn insert_on(&mut self, hash: u32, token: u32) {
+        let home = self.home(hash);
+        let (mut at, mut turn) = (home, 0);
         loop {
-            let bucket = &mut self.memory.buckets[at];
-            match bucket.free() {
-                0 => bucket.count(PASSED),
-                free => return bucket.put(free, word),
+            let free = self.memory.all()[at].free();
+            if free != 0 {
+                let lane = lane_of(free);
+                self.memory.at_mut(at).0[lane] = tag(hash);
+                self.memory.set_token(at, lane, token);
+                return;
             }
-            at = self.next(at);
+            if turn == 0 {
+                self.memory.at_mut(at).count_left(hash);
+            } else {
+                self.memory.at_mut(at).count_passed();
+            }
+            (at, turn) = (self.after(at, turn, hash), turn + 1);
         }
     }
 
-    /// Where a token is: its bucket, and the bit of its lane.
-    fn locate(&self, hash: u32, token: u32) -> (usize, u32) {
-        let word = self.pattern(hash).0 | token;
-        let home = self.home(hash);
-        let lane = self.memory.buckets[home].lanes_with(word, u32::MAX);
-        if lane != 0 {
-            return (home, lane);
-        }
-        let mut at = self.second(hash, home);
-        for _ in 0..self.memory.len() {
-            match self.memory.buckets[at].lanes_with(word, u32::MAX) {
-                0 => at = self.next(at),
-                lane => return (at, lane),
+    /// Where a token is: its bucket and its lane.
+    fn locate(&self, hash: u32, token: u32) -> (usize, usize) {
+        let mut at = self.home(hash);
+        for turn in 0..=self.memory.len() {
+            if let Some(lane) = self.memory.lane(at, tag(hash), token) {
+                return (at, lane);
             }
+            at = self.after(at, turn, hash);
         }
         unreachable!("an entry in the slab has its token in the table")
     }
@@ -322,33 +440,33 @@ impl Table {
     /// Takes out a token, which must be there.
     #[inline]
     pub(crate) fn remove(&mut self, hash: u32, token: u32) {
-        let word = self.pattern(hash).0 | token;
-        let home = self.home(hash);
-        let bucket = &mut self.memory.buckets[home];
-        let lane = bucket.lanes_with(word, u32::MAX);
-        bucket.0[LANES] ^= lane;
         self.len -= 1;
-        if lane == 0 {
-            self.remove_on(home, hash, token);
+        let home = home(hash, self.memory.buckets.len());
+        if let Some(bucket) = self.memory.buckets.get_mut(home) {
+            let is_it = |lane| (bucket.near(lane) == token).then_some(lane);
+            if let Some(lane) = bucket.find(tag(hash), is_it) {
+                bucket.0[lane] = 0;
+                return;
+            }
         }
+        self.remove_on(hash, token);
     }
 
-    /// Takes out a token that is not in the bucket it chose.
+    /// As above, wherever it is.
     #[inline(never)]
-    fn remove_on(&mut self, home: usize, hash: u32, token: u32) {
-        let word = self.pattern(hash).0 | token;
-        self.memory.buckets[home].discount(left(hash));
-        let mut at = self.second(hash, home);
-        for _ in 0..self.memory.len() {
-            let bucket = &mut self.memory.buckets[at];
-            match bucket.lanes_with(word, u32::MAX) {
-                0 => bucket.discount(PASSED),
-                lane => {
-                    bucket.0[LANES] ^= lane;
-                    return;
-                }
+    fn remove_on(&mut self, hash: u32, token: u32) {
+        let mut at = self.home(hash);
+        for turn in 0..=self.memory.len() {
+            if let Some(lane) = self.memory.lane(at, tag(hash), token) {
+                self.memory.at_mut(at).0[lane] = 0;
+                return;
             }
-            at = self.next(at);
+            if turn == 0 {
+                self.memory.at_mut(at).discount_left(hash);
+            } else {
+                self.memory.at_mut(at).discount_passed();
+            }
+            at = self.after(at, turn, hash);
         }
         unreachable!("an entry in the slab has its token in the table")
     }
@@ -356,7 +474,7 @@ impl Table {
     /// Puts token `to` in the place of `from`, which must be there.
     pub(crate) fn rename(&mut self, hash: u32, from: u32, to: u32) {
         let (bucket, lane) = self.locate(hash, from);
-        self.memory.buckets[bucket].0[lane_of(lane)] = self.pattern(hash).0 | to;
+        self.memory.set_token(bucket, lane, to);
     }
 
     /// Begins anew, empty, in other memory; returns the old.
@@ -368,13 +486,14 @@ impl Table {
 
     /// How many tokens are in it, by looking.
     fn count(&self) -> usize {
-        self.memory.buckets.iter().map(Bucket::len).sum()
+        self.memory.all().iter().map(Bucket::len).sum()
     }
 
     /// Checks its count, and that it finds every one of `tokens` (hashes and tokens), of which
-    /// there must be as many as it has; and that each bucket counts those who passed.
+    /// there must be as many as it has; and that each bucket counts those who went on.
     pub(crate) fn validate(&self, tokens: impl Iterator<Item = (u32, u32)>) -> Result<(), String> {
-        let mut on_their_way = vec![[0; 5]; self.memory.len()];
+        // By field of `left`, and last those who passed.
+        let mut on_their_way = vec![[0_u32; 9]; self.memory.len()];
         let mut len = 0;
         for (hash, token) in tokens {
             if self.find(hash, |other| (other == token).then_some(other)).is_none() {
@@ -383,10 +502,10 @@ impl Table {
             let (bucket, _) = self.locate(hash, token);
             let home = self.home(hash);
             if bucket != home {
-                on_their_way[home][hash as usize & 3] += 1;
-                let mut at = self.second(hash, home);
+                on_their_way[home][hash as usize >> 7 & 7] += 1;
+                let mut at = self.after(home, 0, hash);
                 while at != bucket {
-                    on_their_way[at][4] += 1;
+                    on_their_way[at][8] += 1;
                     at = self.next(at);
                 }
             }
@@ -402,14 +521,14 @@ impl Table {
         if self.limit != Buckets::limit(self.memory.len()) {
             return Err(format!("the table takes {} tokens for its limit", self.limit));
         }
-        let wrong = |(bucket, counted): (&Bucket, &[u32; 5])| {
-            let fields = [left(0), left(1), left(2), left(3), PASSED];
-            fields.into_iter().zip(counted).any(|(field, &counted)| {
-                let (shown, most) = (bucket.state() & field, field >> field.trailing_zeros());
-                shown != field && shown >> field.trailing_zeros() != counted.min(most)
-            })
+        let is_wrong = |shown: u32, most: u32, real: u32| shown != most && shown != real.min(most);
+        let wrong = |(bucket, real): (&Bucket, &[u32; 9])| {
+            let miscounts =
+                |field: usize| is_wrong(bucket.state() >> (3 * field) & 7, 7, real[field]);
+            (0..8).any(miscounts)
+                || is_wrong(u32::from(bucket.passed()), u32::from(MOST_PASSED), real[8])
         };
-        match self.memory.buckets.iter().zip(&on_their_way).position(wrong) {
+        match self.memory.all().iter().zip(&on_their_way).position(wrong) {
             Some(bucket) => Err(format!("bucket {bucket} has miscounted those who went on")),
             None => Ok(()),
         }
@@ -461,7 +580,13 @@ mod tests {
             for token in len / 2..len {
                 table.remove(hash(token), token);
             }
-            assert!(table.memory.buckets.iter().all(|bucket| bucket.state() == 0));
+            assert!(
+                table
+                    .memory
+                    .buckets
+                    .iter()
+                    .all(|bucket| (bucket.state(), bucket.passed()) == (0, 0))
+            );
         }
     }
 
@@ -503,23 +628,40 @@ mod tests {
         }
         // As if there had been many more.
         for bucket in &mut table.memory.buckets {
-            bucket.0[LANES] |= left(7) | PASSED;
+            bucket.set_near(LANES, bucket.state() | left(7));
+            bucket.0[TOKENS - 1] = MOST_PASSED;
         }
         for token in 0..60 {
             assert_eq!(table.find(7, |other| (other == token).then_some(other)), Some(token));
             table.remove(7, token);
         }
         table.validate(std::iter::empty()).unwrap();
-        assert!(table.memory.buckets.iter().all(|bucket| bucket.state() == left(7) | PASSED));
+        let counts = |bucket: &Bucket| (bucket.state(), bucket.passed()) == (left(7), MOST_PASSED);
+        assert!(table.memory.buckets.iter().all(counts));
         table.insert(7, 1);
         assert_eq!(table.find(7, Some), Some(1));
     }
 
     #[test]
-    fn tables_know_how_many_tokens_their_words_can_tell_apart() {
-        for slots in [1, 100, 255, 256, 70_000, 1 << 20] {
+    fn large_tokens_have_room_where_there_are_many() {
+        for slots in [1, 100, 255, 256, 70_000, 1 << 20, 1 << 23, 1 << 24, 1 << 29] {
             let table = table(1, Table::bits_for(slots));
             assert!(table.has_bits_for(slots) && table.has_bits_for(slots * 2));
         }
+        let mut table = table(4, MOST_BITS);
+        assert_eq!(table.bytes(), 4 * 80);
+        let tokens = |turn: u32| (0..50).map(move |i| (hash(i), i << 24 | (i + turn)));
+        for (hash, token) in tokens(0) {
+            table.insert(hash, token);
+        }
+        table.validate(tokens(0)).unwrap();
+        for ((hash, from), (_, to)) in tokens(0).zip(tokens(1)) {
+            table.rename(hash, from, to);
+        }
+        table.validate(tokens(1)).unwrap();
+        for (hash, token) in tokens(1) {
+            table.remove(hash, token);
+        }
+        table.validate(std::iter::empty()).unwrap();
     }
 }

@@ -2,9 +2,15 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use nebula_memory_core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use nebula_memory_core::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Relaxed},
+};
 
-/// What an entry keeps of time: [`Untimed`], [`Timed`] or [`TimedAndIdle`].
+use crate::wheel::{Links, Wheel};
+
+/// What an entry keeps of time: [`Untimed`], [`Timed`], [`TimedAndIdle`], or one of these
+/// [`Scheduled`].
 pub trait Times: sealed::Times {}
 
 impl<T: sealed::Times> Times for T {}
@@ -29,6 +35,16 @@ pub struct TimedAndIdle {
     used: AtomicU64,
 }
 
+/// Entries of a [`ScheduledCache`](crate::ScheduledCache): they keep what `T` keeps, are found when
+/// they expire, and know whether their value is being refreshed. Takes 16 bytes more in each entry.
+#[derive(Debug, Default)]
+pub struct Scheduled<T> {
+    times: T,
+    links: Links,
+    /// From when on a new value may be asked for; [`NEVER`] while somebody is getting one.
+    refresh: AtomicU64,
+}
+
 /// The moment that never comes.
 pub(crate) const NEVER: u64 = u64::MAX;
 
@@ -38,7 +54,11 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 }
 
 pub(crate) mod sealed {
-    use super::{AtomicU64, Debug, NEVER, Relaxed, Timed, TimedAndIdle, Untimed};
+    use super::{
+        AcqRel, AtomicU64, Debug, Links, NEVER, Relaxed, Scheduled, Timed, TimedAndIdle, Untimed,
+        Wheel,
+    };
+    use crate::wheel::Schedule;
 
     pub trait Times: Default + Debug + Send + Sync + 'static {
         /// Whether anything is kept, so that the clock has to be read.
@@ -46,6 +66,9 @@ pub(crate) mod sealed {
 
         /// Whether idle time is kept.
         const IDLE: bool;
+
+        /// What a store keeps, so that entries are found when they expire.
+        type Schedule: Schedule;
 
         /// What an entry keeps that is placed at `now`; [`NEVER`] is no limit.
         fn new(now: u64, live: u64, idle: u64) -> Self;
@@ -58,11 +81,36 @@ pub(crate) mod sealed {
 
         /// When the entry expires, if nobody uses it any more; [`NEVER`] is possible.
         fn deadline(&self) -> u64;
+
+        /// When the entry expires, used or not; [`NEVER`] is possible.
+        fn until(&self) -> u64 {
+            NEVER
+        }
+
+        /// Whether it is the caller who has to get a new value: the entry expires within `lead` of
+        /// `now`, and nobody else is at it.
+        #[inline]
+        fn claim_refresh(&self, _now: u64, _lead: u64) -> bool {
+            false
+        }
+
+        /// No new value was had; it may be asked for again from then on.
+        fn end_refresh(&self, _again: u64) {}
+
+        /// The entry's place in its store's schedule, if there is one.
+        fn links(&self) -> Links {
+            Links::default()
+        }
+
+        fn links_mut(&mut self) -> &mut Links {
+            unreachable!("only scheduled entries are linked")
+        }
     }
 
     impl Times for Untimed {
         const KEPT: bool = false;
         const IDLE: bool = false;
+        type Schedule = ();
 
         fn new(_now: u64, _live: u64, _idle: u64) -> Self {
             Self
@@ -84,6 +132,7 @@ pub(crate) mod sealed {
     impl Times for Timed {
         const KEPT: bool = true;
         const IDLE: bool = false;
+        type Schedule = ();
 
         fn new(now: u64, live: u64, _idle: u64) -> Self {
             Self { until: now.saturating_add(live) }
@@ -97,6 +146,11 @@ pub(crate) mod sealed {
         #[inline]
         fn touch(&self, _now: u64) {}
 
+        #[inline]
+        fn until(&self) -> u64 {
+            self.until
+        }
+
         fn deadline(&self) -> u64 {
             self.until
         }
@@ -105,6 +159,7 @@ pub(crate) mod sealed {
     impl Times for TimedAndIdle {
         const KEPT: bool = true;
         const IDLE: bool = true;
+        type Schedule = ();
 
         fn new(now: u64, live: u64, idle: u64) -> Self {
             Self { until: now.saturating_add(live), idle, used: AtomicU64::new(now) }
@@ -123,8 +178,70 @@ pub(crate) mod sealed {
         }
 
         #[inline]
+        fn until(&self) -> u64 {
+            self.until
+        }
+
+        #[inline]
         fn deadline(&self) -> u64 {
             self.until.min(self.used.load(Relaxed).saturating_add(self.idle))
+        }
+    }
+    impl<T: Times> Times for Scheduled<T> {
+        const KEPT: bool = T::KEPT;
+        const IDLE: bool = T::IDLE;
+        type Schedule = Wheel;
+
+        fn new(now: u64, live: u64, idle: u64) -> Self {
+            Self {
+                times: T::new(now, live, idle),
+                links: Links::default(),
+                refresh: AtomicU64::new(0),
+            }
+        }
+
+        #[inline]
+        fn is_expired(&self, now: u64) -> bool {
+            self.times.is_expired(now)
+        }
+
+        #[inline]
+        fn touch(&self, now: u64) {
+            self.times.touch(now);
+        }
+
+        #[inline]
+        fn deadline(&self) -> u64 {
+            self.times.deadline()
+        }
+
+        #[inline]
+        fn until(&self) -> u64 {
+            self.times.until()
+        }
+
+        #[inline]
+        fn claim_refresh(&self, now: u64, lead: u64) -> bool {
+            let until = self.until();
+            if until.saturating_sub(lead) > now || until == NEVER {
+                return false;
+            }
+            let from = self.refresh.load(Relaxed);
+            from <= now && self.refresh.compare_exchange(from, NEVER, AcqRel, Relaxed).is_ok()
+        }
+
+        fn end_refresh(&self, again: u64) {
+            self.refresh.store(again, Relaxed);
+        }
+
+        #[inline]
+        fn links(&self) -> Links {
+            self.links
+        }
+
+        #[inline]
+        fn links_mut(&mut self) -> &mut Links {
+            &mut self.links
         }
     }
 }

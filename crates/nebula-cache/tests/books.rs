@@ -6,7 +6,7 @@ mod common;
 use common::{
     KINDS,
     counting::{self, Counting},
-    faces::{Face, Spec, for_both_faces, value},
+    faces::{Face, Spec, for_every_face, value},
 };
 use nebula_cache::{
     CacheConfig, Capacity, ComputeCache, ConcurrentComputeCache, EntryOptions, Lru, PolicyKind,
@@ -17,7 +17,7 @@ use nebula_testing::{CountingAccount, Rng};
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-for_both_faces!(
+for_every_face!(
     what_is_charged_is_what_is_allocated,
     a_refusal_of_any_charge_leaves_exact_books,
     a_failure_of_any_allocation_leaves_exact_books,

@@ -45,7 +45,7 @@ impl Cell {
                     return Some(value);
                 }
                 Joined::Landed(value) => return Some(*value),
-                Joined::Failed => {
+                Joined::Failed(_) | Joined::Again => {
                     if let Some(value) = *self.cached.lock() {
                         return Some(value);
                     }
@@ -111,14 +111,14 @@ fn two_that_compute_each_other_do_not_wait_for_ever() {
                         let mut circle = false;
                         match flights.join(u64::from(other), &other, || {}) {
                             Joined::Lead(inner) => inner.land(|| 1),
-                            Joined::Landed(_) | Joined::Failed => {}
+                            Joined::Landed(_) | Joined::Failed(_) | Joined::Again => {}
                             Joined::Circle => circle = true,
                         }
                         lead.land(|| 2);
                         return circle;
                     }
                     Joined::Landed(_) => return false,
-                    Joined::Failed => {}
+                    Joined::Failed(_) | Joined::Again => {}
                     Joined::Circle => panic!("who leads nothing closes no circle"),
                 }
             }

@@ -1,4 +1,4 @@
-//! Random sequences of operations against a plain map, for both caches and every policy: whatever
+//! Random sequences of operations against a plain map, for every cache and every policy: whatever
 //! the cache holds is what the map holds, and its inside is in order after every step.
 
 mod common;

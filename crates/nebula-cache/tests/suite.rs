@@ -1,4 +1,4 @@
-//! What every cache does, with every policy: one suite for both. Its other parts are the other files
+//! What every cache does, with every policy: one suite for all. Its other parts are the other files
 //! that begin so.
 
 mod common;
@@ -7,12 +7,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use common::{
     KINDS,
-    faces::{Face, Spec, for_both_faces, value},
+    faces::{Face, Spec, for_every_face, value},
 };
 use nebula_cache::{Capacity, EntryOptions, RemovalCause};
 use nebula_memory_core::MemoryError;
 
-for_both_faces!(
+for_every_face!(
     what_is_inserted_is_found_until_it_is_removed,
     a_replaced_value_is_returned,
     looking_without_touching_leaves_no_trace,

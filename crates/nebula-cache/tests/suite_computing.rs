@@ -1,4 +1,4 @@
-//! Computing, updating, and what the statistics say of it all, for both caches and every policy.
+//! Computing, updating, and what the statistics say of it all, for every cache and every policy.
 
 mod common;
 
@@ -6,12 +6,12 @@ use std::{cell::Cell, time::Duration};
 
 use common::{
     KINDS,
-    faces::{Face, Spec, for_both_faces, value},
+    faces::{Face, Spec, for_every_face, value},
 };
 use nebula_cache::{Capacity, ComputeError, EntryOptions, RemovalCause};
 use nebula_memory_core::MemoryError;
 
-for_both_faces!(
+for_every_face!(
     statistics_count_by_cause_and_the_listener_is_shown_the_same,
     an_update_sees_what_is_there_and_decides_what_will_be,
     a_refused_update_hands_the_value_back,

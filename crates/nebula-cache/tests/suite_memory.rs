@@ -1,18 +1,18 @@
 //! Changing the capacity, giving memory back, and what accounts and weights have to do with it, for
-//! both caches and every policy.
+//! every cache and every policy.
 
 mod common;
 
 use common::{
     KINDS,
-    faces::{Face, Spec, for_both_faces, value},
+    faces::{Face, Spec, for_every_face, value},
 };
 use nebula_cache::{
     CacheConfig, Capacity, ComputeCache, ConcurrentComputeCache, EntryOptions, RemovalCause,
 };
 use nebula_memory_core::{ByteSize, MemoryError, PressureLevel};
 
-for_both_faces!(
+for_every_face!(
     the_capacity_changes_at_run_time,
     a_capacity_in_bytes_changes_at_run_time,
     a_capacity_keeps_its_unit_and_is_not_zero,

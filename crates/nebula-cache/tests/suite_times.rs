@@ -1,4 +1,4 @@
-//! Expiry and tags: when an entry is no longer there, for both caches and every policy.
+//! Expiry and tags: when an entry is no longer there, for every cache and every policy.
 
 mod common;
 
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use common::{
     KINDS,
-    faces::{Face, Spec, for_both_faces, value},
+    faces::{Face, Spec, for_every_face, value},
 };
 use nebula_cache::{EntryOptions, RemovalCause};
 
-for_both_faces!(
+for_every_face!(
     an_entry_is_gone_the_nanosecond_its_time_is_over,
     an_entry_lives_by_its_own_times_rather_than_the_defaults,
     use_prolongs_idle_time_and_looking_does_not,

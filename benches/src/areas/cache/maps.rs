@@ -36,13 +36,13 @@ pub(super) type OursLocal<P> =
     ComputeCache<u64, u64, With<P, Counted, Untimed, Untagged, BudgetAccount>>;
 
 /// One budget for all: it would close with its handle.
-fn account() -> BudgetAccount {
+pub(super) fn account() -> BudgetAccount {
     static ROOT: OnceLock<MemoryBudget> = OnceLock::new();
     let root = || MemoryBudget::root("bench", 16 << 30).expect("a valid budget");
     ROOT.get_or_init(root).account()
 }
 
-fn config(entries: usize) -> CacheConfig {
+pub(super) fn config(entries: usize) -> CacheConfig {
     CacheConfig::builder().entries(entries).build().expect("a valid capacity")
 }
 
@@ -90,7 +90,7 @@ impl<P: Policy> LocalMap for OursLocal<P> {
     }
 }
 
-fn hasher() -> ahash::RandomState {
+pub(super) fn hasher() -> ahash::RandomState {
     ahash::RandomState::with_seeds(1, 2, 3, 4)
 }
 

@@ -1,4 +1,4 @@
-//! Both caches behind one trait, with everything built in that a cache can have, so that one suite
+//! The caches behind one trait, with everything built in that a cache can have, so that one suite
 //! runs over them.
 
 use std::{
@@ -9,14 +9,16 @@ use std::{
 };
 
 use nebula_cache::{
-    AnyPolicy, CacheConfig, CacheConfigBuilder, CacheStats, Capacity, ComputeCache, ComputeError,
-    ConcurrentComputeCache, EntryOptions, Policy, PolicyKind, RemovalCause, Tagged, TimedAndIdle,
-    WeighedAndCharged, With,
+    AnyPolicy, AsyncCache, CacheConfig, CacheConfigBuilder, CacheStats, Capacity, ComputeCache,
+    ComputeError, ConcurrentComputeCache, EntryOptions, Policy, PolicyKind, RemovalCause, Tagged,
+    TimedAndIdle, WeighedAndCharged, With,
 };
 use nebula_memory_core::{
     ByteSize, ManualClock, MemoryError, MemoryUsage, PressureLevel, Reclaim, Refused,
 };
 use nebula_testing::{CountingAccount, RefusingAccount};
+
+use super::tasks::block_on;
 
 /// What the suite's caches are charged to.
 pub(crate) type Purse = RefusingAccount<CountingAccount>;
@@ -25,6 +27,7 @@ pub(crate) type Purse = RefusingAccount<CountingAccount>;
 pub(crate) type Full<P> = With<P, WeighedAndCharged, TimedAndIdle, Tagged, Purse>;
 
 pub(crate) type Concurrent<P = AnyPolicy> = ConcurrentComputeCache<u64, Value, Full<P>>;
+pub(crate) type Async<P = AnyPolicy> = AsyncCache<u64, Value, Full<P>>;
 pub(crate) type Local<P = AnyPolicy> = ComputeCache<u64, Value, Full<P>>;
 
 /// Owns as many bytes on the heap as it has, and its clones too.
@@ -126,7 +129,7 @@ impl Spec {
     }
 }
 
-/// One of the two.
+/// One of them.
 pub(crate) trait Face: MemoryUsage + Debug + Sized {
     /// Whether values that don't fit are returned by computations all the same.
     const RETURNS_REFUSED: bool;
@@ -151,7 +154,7 @@ pub(crate) trait Face: MemoryUsage + Debug + Sized {
         change: impl FnOnce(Option<Value>) -> Option<Value>,
     ) -> Result<(), Refused<Value>>;
     fn compute(&mut self, key: u64, compute: impl FnOnce() -> Value) -> Result<Value, MemoryError>;
-    fn try_compute<E>(
+    fn try_compute<E: Send + Sync + 'static>(
         &mut self,
         key: u64,
         compute: impl FnOnce() -> Result<Value, E>,
@@ -186,7 +189,8 @@ pub(crate) trait Face: MemoryUsage + Debug + Sized {
 }
 
 macro_rules! face {
-    ($cache:ident, { $($particular:tt)* }) => {
+    // `$cache` is built by `$build`, and its methods are those of `$of`.
+    ($cache:ident, $build:ident, $of:ident, { $($particular:tt)* }) => {
         impl<P: Policy> Face for $cache<u64, Value, Full<P>> {
             fn build(spec: &Spec) -> Result<Self, MemoryError> {
                 let builder = $cache::builder(spec.config.clone())
@@ -202,14 +206,14 @@ macro_rules! face {
                         let note = move |key: &u64, value: &Value, cause| {
                             log.note(*key, value, cause);
                         };
-                        builder.with_listener(note).build()
+                        builder.with_listener(note).$build()
                     }
-                    None => builder.build(),
+                    None => builder.$build(),
                 }
             }
 
             fn contains(&self, key: u64) -> bool {
-                self.contains(&key)
+                $of::contains(self, &key)
             }
 
             fn insert_with(
@@ -218,75 +222,75 @@ macro_rules! face {
                 value: Value,
                 options: EntryOptions,
             ) -> Result<Option<Value>, Refused<(u64, Value)>> {
-                $cache::insert_with(self, key, value, options)
+                $of::insert_with(self, key, value, options)
             }
 
             fn remove(&mut self, key: u64) -> Option<Value> {
-                $cache::remove(self, &key)
+                $of::remove(self, &key)
             }
 
             fn pin(&mut self, key: u64) -> bool {
-                $cache::pin(self, &key)
+                $of::pin(self, &key)
             }
 
             fn unpin(&mut self, key: u64) -> bool {
-                $cache::unpin(self, &key)
+                $of::unpin(self, &key)
             }
 
             fn retain(&mut self, keep: impl FnMut(&u64, &Value) -> bool) {
-                $cache::retain(self, keep);
+                $of::retain(self, keep);
             }
 
             fn clear(&mut self) {
-                $cache::clear(self);
+                $of::clear(self);
             }
 
             fn set_capacity(&mut self, capacity: Capacity) -> Result<(), MemoryError> {
-                $cache::set_capacity(self, capacity)
+                $of::set_capacity(self, capacity)
             }
 
             fn evict(&mut self, bytes: usize) -> usize {
-                $cache::evict(self, bytes)
+                $of::evict(self, bytes)
             }
 
             fn maintain(&mut self, slots: usize) -> usize {
-                $cache::maintain(self, slots)
+                $of::maintain(self, slots)
             }
 
             fn invalidate_tag(&mut self, tag: u64) -> usize {
-                $cache::invalidate_tag(self, tag)
+                $of::invalidate_tag(self, tag)
             }
 
             fn len(&self) -> usize {
-                $cache::len(self)
+                $of::len(self)
             }
 
             fn is_empty(&self) -> bool {
-                $cache::is_empty(self)
+                $of::is_empty(self)
             }
 
             fn pinned(&self) -> usize {
-                $cache::pinned(self)
+                $of::pinned(self)
             }
 
             fn weight(&self) -> usize {
-                $cache::weight(self)
+                $of::weight(self)
             }
 
             fn room(&self) -> Capacity {
-                $cache::capacity(self)
+                $of::capacity(self)
             }
 
             fn charged(&self) -> usize {
-                $cache::charged(self)
+                $of::charged(self)
             }
 
             fn policy(&self) -> PolicyKind {
-                $cache::policy(self)
+                $of::policy(self)
             }
 
             fn stats(&self) -> CacheStats {
-                $cache::stats(self)
+                $of::stats(self)
             }
 
             fn check(&self) -> Result<(), String> {
@@ -298,7 +302,7 @@ macro_rules! face {
     };
 }
 
-face!(ConcurrentComputeCache, {
+face!(ConcurrentComputeCache, build, ConcurrentComputeCache, {
     const RETURNS_REFUSED: bool = true;
 
     fn get(&mut self, key: u64) -> Option<Value> {
@@ -322,7 +326,7 @@ face!(ConcurrentComputeCache, {
         self.get_or_compute(&key, compute)
     }
 
-    fn try_compute<E>(
+    fn try_compute<E: Send + Sync + 'static>(
         &mut self,
         key: u64,
         compute: impl FnOnce() -> Result<Value, E>,
@@ -339,7 +343,56 @@ face!(ConcurrentComputeCache, {
     }
 });
 
-face!(ComputeCache, {
+face!(AsyncCache, build_async, ConcurrentComputeCache, {
+    const RETURNS_REFUSED: bool = true;
+
+    fn get(&mut self, key: u64) -> Option<Value> {
+        ConcurrentComputeCache::get(self, &key)
+    }
+
+    fn peek(&mut self, key: u64) -> Option<Value> {
+        ConcurrentComputeCache::peek(self, &key)
+    }
+
+    fn update(
+        &mut self,
+        key: u64,
+        change: impl FnOnce(Option<Value>) -> Option<Value>,
+    ) -> Result<(), Refused<Value>> {
+        let changed = AsyncCache::update(self, &key, async |value| change(value));
+        block_on(changed).map(drop).map_err(|refused| refused.map(Option::unwrap))
+    }
+
+    fn compute(&mut self, key: u64, compute: impl FnOnce() -> Value) -> Result<Value, MemoryError> {
+        block_on(self.get_or_compute(&key, async { compute() }))
+    }
+
+    fn try_compute<E: Send + Sync + 'static>(
+        &mut self,
+        key: u64,
+        compute: impl FnOnce() -> Result<Value, E>,
+    ) -> Result<Value, ComputeError<E>> {
+        let computed = block_on(self.try_get_or_compute(&key, async { compute() }));
+        computed.map_err(|error| match error {
+            ComputeError::Compute(error) => match Arc::into_inner(error) {
+                Some(error) => ComputeError::Compute(error),
+                None => unreachable!("nobody else waited"),
+            },
+            ComputeError::Memory(error) => ComputeError::Memory(error),
+            _ => unreachable!("there are no others"),
+        })
+    }
+
+    fn entries(&mut self) -> Vec<(u64, Value)> {
+        self.iter().collect()
+    }
+
+    fn ask_back(&mut self, bytes: usize, urgency: PressureLevel) -> usize {
+        self.reclaim(bytes, urgency)
+    }
+});
+
+face!(ComputeCache, build, ComputeCache, {
     const RETURNS_REFUSED: bool = false;
 
     fn get(&mut self, key: u64) -> Option<Value> {
@@ -363,7 +416,7 @@ face!(ComputeCache, {
         Ok(self.get_or_compute(&key, compute)?.clone())
     }
 
-    fn try_compute<E>(
+    fn try_compute<E: Send + Sync + 'static>(
         &mut self,
         key: u64,
         compute: impl FnOnce() -> Result<Value, E>,
@@ -380,12 +433,13 @@ face!(ComputeCache, {
     }
 });
 
-/// Makes a test of each function, for both caches.
+/// Makes a test of each function, for every cache.
 #[allow(unused_macros, reason = "not every test file is a suite")]
-macro_rules! for_both_faces {
+macro_rules! for_every_face {
     ($($test:ident),* $(,)?) => {
-        for_both_faces!(@ concurrent, Concurrent, $($test),*);
-        for_both_faces!(@ local, Local, $($test),*);
+        for_every_face!(@ concurrent, Concurrent, $($test),*);
+        for_every_face!(@ local, Local, $($test),*);
+        for_every_face!(@ asynchronous, Async, $($test),*);
     };
     (@ $module:ident, $face:ident, $($test:ident),*) => {
         mod $module {
@@ -399,4 +453,4 @@ macro_rules! for_both_faces {
     };
 }
 #[allow(unused_imports, reason = "not every test file is a suite")]
-pub(crate) use for_both_faces;
+pub(crate) use for_every_face;

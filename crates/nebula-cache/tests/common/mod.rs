@@ -4,6 +4,8 @@
 pub(crate) mod counting;
 pub(crate) mod faces;
 pub(crate) mod ops;
+pub(crate) mod shelf;
+pub(crate) mod tasks;
 
 use std::{
     hash::{BuildHasherDefault, DefaultHasher},

@@ -18,7 +18,7 @@ use nebula_memory_core::{ByteSize, Clock, PressureLevel, Refused};
 
 use super::{
     KINDS,
-    faces::{Concurrent, Face, Local, Log, Spec, Value, value},
+    faces::{Async, Concurrent, Face, Local, Log, Spec, Value, value},
 };
 
 /// The bytes that decide what happens; zeros when they are used up.
@@ -200,6 +200,7 @@ pub(crate) fn run(bytes: &[u8]) {
             5 => run_on::<Concurrent<Sieve>>(bytes),
             6 => run_on::<Concurrent<Steady>>(bytes),
             7 => run_on::<Concurrent<WTinyLfu>>(bytes),
+            8 => run_on::<Async>(bytes),
             _ => run_on::<Concurrent>(bytes),
         }
     }

@@ -1,0 +1,37 @@
+//! Caches of several levels: level one as everywhere in this crate, and what lies below it.
+
+mod breaker;
+mod builder;
+mod cache;
+#[cfg(feature = "codec")]
+mod codec;
+mod debts;
+#[cfg(feature = "disk")]
+mod disk;
+mod error;
+mod level;
+mod limbo;
+mod lower;
+mod memory;
+mod queue;
+#[cfg(feature = "redis")]
+mod redis;
+mod rules;
+mod stats;
+mod tier;
+
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisBuilder, RedisLevel};
+#[cfg(feature = "codec")]
+pub use codec::{Codec, Decoded};
+#[cfg(feature = "disk")]
+pub use disk::{DiskBuilder, DiskLevel, DiskStats, OnDamage};
+pub use {
+    breaker::{Breaker, BreakerState},
+    builder::MultiLevelBuilder,
+    cache::MultiLevelCache,
+    error::LevelError,
+    level::{Hit, Level},
+    rules::{Demotion, Promotion, WhenFull, Writing},
+    stats::{LevelStats, MultiLevelStats, QueueStats},
+};
