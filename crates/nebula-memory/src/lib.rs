@@ -62,7 +62,7 @@ pub mod monitor {
 pub use config::StatsConfig;
 pub use config::{MemoryConfig, MemoryConfigBuilder};
 #[cfg(all(feature = "budget", feature = "cache"))]
-pub use tenant::TenantCache;
+pub use tenant::{TenantCache, TenantKit, TenantPartition, TenantPartitions};
 #[cfg(feature = "budget")]
 pub use {memory::Memory, tenant::Tenant};
 

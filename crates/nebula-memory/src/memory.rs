@@ -113,7 +113,8 @@ impl Memory {
 
     /// The beginnings of a monitor as configured: it watches the limits of the system and of the
     /// process's budget, and from `Elevated` on asks the [`reclaimers`](Self::reclaimers) for what
-    /// is missing. It watches how the tenants grow, those that come later too, and names the one
+    /// is missing, for each level by itself: where pressure rises further, it does not wait for a
+    /// cool-down to end. It watches how the tenants grow, those that come later too, and names the one
     /// that has grown most when pressure rises; and its reconciliation sets the process's budget
     /// against what the process holds. Add what else should happen, and build it.
     ///
@@ -134,11 +135,15 @@ impl Memory {
     pub fn monitor(&self) -> nebula_monitor::MonitorBuilder {
         use nebula_monitor::{MemoryMonitor, PressureAction, PressureLevel};
 
-        let give_back = PressureAction::reclaim(&self.parts.reclaimers);
-        MemoryMonitor::builder(self.parts.config.monitoring)
+        let monitor = MemoryMonitor::builder(self.parts.config.monitoring)
             .source(Arc::new(self.parts.root.clone()))
             .book(Arc::new(self.parts.root.clone()))
-            .suspects(&self.parts.suspects)
-            .on(PressureLevel::Elevated, give_back)
+            .suspects(&self.parts.suspects);
+        // Each level has a cool-down of its own: a higher one does not wait for that of a lower one.
+        [PressureLevel::Critical, PressureLevel::High, PressureLevel::Elevated]
+            .into_iter()
+            .fold(monitor, |monitor, level| {
+                monitor.on(level, PressureAction::reclaim(&self.parts.reclaimers))
+            })
     }
 }

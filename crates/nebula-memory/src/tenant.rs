@@ -187,6 +187,50 @@ impl Tenant {
         Ok(cache)
     }
 
+    /// The tenant's partition of a cache that tenants share, under the tenant's name and charged to
+    /// the tenant: others cannot evict what `share` guarantees. `weigher` tells how many bytes an
+    /// entry owns on the heap. It gives entries back before a charge is refused, and on pressure.
+    ///
+    /// # Errors
+    /// If so much cannot be guaranteed, or if the tenant has a partition there already; the budget's
+    /// refusal of the cache's own memory.
+    ///
+    /// ```
+    /// use nebula_memory::{
+    ///     Memory, MemoryConfig, TenantPartitions, budget::BudgetConfig,
+    ///     cache::{CacheConfig, Share}, core::ByteSize,
+    /// };
+    ///
+    /// let memory = Memory::new(MemoryConfig::default())?;
+    /// let config = CacheConfig::builder().entries(10_000).build()?;
+    /// let pages = TenantPartitions::<u64, Vec<u8>>::new(config)?;
+    /// let acme = memory.tenant("acme", &BudgetConfig::builder(ByteSize::mib(8)).build()?)?;
+    /// let mine = acme.partition(&pages, Share::guaranteed(1000), |_, page| page.capacity())?;
+    /// mine.insert(1, vec![0; 4096])?;
+    /// assert!(acme.budget().used() >= 4096);
+    /// # Ok::<(), nebula_memory::core::MemoryError>(())
+    /// ```
+    #[cfg(feature = "cache")]
+    pub fn partition<K, V, W>(
+        &self,
+        of: &TenantPartitions<K, V>,
+        share: nebula_cache::Share,
+        weigher: W,
+    ) -> Result<TenantPartition<K, V>, MemoryError>
+    where
+        K: std::hash::Hash + Eq + Send + Sync + 'static,
+        V: Send + Sync + 'static,
+        W: Fn(&K, &V) -> usize + Send + Sync + 'static,
+    {
+        let partition = of.add(self.name(), share, |cache| {
+            cache.with_account(self.account()).with_weigher(weigher).with_idle_expiry()
+        })?;
+        let weak: Weak<TenantCache<K, V>> = Arc::downgrade(partition.cache());
+        let weak: Weak<dyn Reclaim> = weak;
+        self.register("partition", CACHED_VALUES, &weak);
+        Ok(partition)
+    }
+
     /// Registers with the budget, which asks before it refuses, and with the process, whose monitor
     /// asks on pressure; both until `target` is dropped.
     #[cfg(any(feature = "arena", feature = "pool", feature = "cache"))]
@@ -197,20 +241,28 @@ impl Tenant {
     }
 }
 
-/// The cache that [`Tenant::cache`] builds: the policy as configured, entries that are weighed and
-/// may expire, the tenant charged.
+/// What a [`TenantCache`] is made of: the policy as configured, entries that are weighed and may
+/// expire, the tenant charged.
 #[cfg(feature = "cache")]
-pub type TenantCache<K, V> = nebula_cache::ConcurrentComputeCache<
-    K,
-    V,
-    nebula_cache::With<
-        nebula_cache::AnyPolicy,
-        nebula_cache::Weighed,
-        nebula_cache::TimedAndIdle,
-        nebula_cache::Untagged,
-        BudgetAccount,
-    >,
+pub type TenantKit = nebula_cache::With<
+    nebula_cache::AnyPolicy,
+    nebula_cache::Weighed,
+    nebula_cache::TimedAndIdle,
+    nebula_cache::Untagged,
+    BudgetAccount,
 >;
+
+/// The cache that [`Tenant::cache`] builds.
+#[cfg(feature = "cache")]
+pub type TenantCache<K, V> = nebula_cache::ConcurrentComputeCache<K, V, TenantKit>;
+
+/// A cache that tenants share; see [`Tenant::partition`].
+#[cfg(feature = "cache")]
+pub type TenantPartitions<K, V> = nebula_cache::PartitionedCache<K, V, TenantKit>;
+
+/// A tenant's part of a cache that tenants share; see [`Tenant::partition`].
+#[cfg(feature = "cache")]
+pub type TenantPartition<K, V> = nebula_cache::Partition<K, V, TenantKit>;
 
 /// Spare chunks hold nothing: they are given back first.
 #[cfg(feature = "arena")]

@@ -13,9 +13,9 @@ use std::{
 };
 
 use nebula_memory::{
-    Memory, MemoryConfig, Tenant,
+    Memory, MemoryConfig, Tenant, TenantPartitions,
     budget::BudgetConfig,
-    cache::CacheConfig,
+    cache::{CacheConfig, Share},
     core::{Account, ByteSize, ManualClock, PressureLevel},
     monitor::PressureAction,
 };
@@ -66,6 +66,30 @@ fn a_cache_gives_back_before_another_tenant_is_refused() {
     assert!(caching.budget().used() <= 14 * MIB);
     assert!(cache.len() < 400);
     drop((held, cache));
+    assert_eq!(memory.budget().used(), 0);
+}
+
+#[test]
+fn tenants_share_a_cache_and_each_is_charged_for_its_part() {
+    let memory = memory();
+    let config = CacheConfig::builder().entries(100).build().unwrap();
+    let pages = TenantPartitions::<u64, Vec<u8>>::new(config).unwrap();
+    let (quiet, noisy) = (borrower(&memory, "quiet"), borrower(&memory, "noisy"));
+    let part = |tenant: &Tenant, least| {
+        tenant.partition(&pages, Share::guaranteed(least), |_, page| page.capacity())
+    };
+    let (mine, theirs) = (part(&quiet, 50).unwrap(), part(&noisy, 0).unwrap());
+    assert!(part(&quiet, 1).is_err(), "there is one of that name");
+    (0..50).for_each(|key| drop(mine.insert(key, vec![0; 10_000]).unwrap()));
+    (0..1000).for_each(|key| drop(theirs.insert(key, vec![0; 10_000]).unwrap()));
+    assert_eq!((mine.len(), theirs.len()), (50, 50));
+    assert_eq!(quiet.budget().used(), mine.charged());
+    assert_eq!(noisy.budget().used(), theirs.charged());
+    assert_eq!(memory.reclaimers().len(), 3, "both, and the scratch");
+    // Who needs the memory has it from both caches.
+    drop(quiet.budget().try_reserve(64 * MIB - 100_000).unwrap());
+    assert!(mine.len() + theirs.len() < 100);
+    drop((mine, theirs, pages));
     assert_eq!(memory.budget().used(), 0);
 }
 
@@ -146,6 +170,28 @@ fn the_monitor_sees_the_budget_and_asks_everybody_to_give_back() {
     let seen: Vec<_> = events.lock().unwrap().iter().map(|e| e.to).collect();
     assert_eq!((seen[0], seen[seen.len() - 1]), (PressureLevel::High, PressureLevel::Normal));
     drop(held);
+}
+
+#[test]
+fn the_monitor_asks_again_when_pressure_rises_before_the_cool_down_has_ended() {
+    let memory = memory();
+    let tenant = borrower(&memory, "tenant");
+    let clock = Arc::new(ManualClock::new());
+    let mut monitor =
+        memory.monitor().without_system().clock(Arc::clone(&clock) as _).build().unwrap();
+    let cache = tenant.cache("pages", |_: &u64, page: &Vec<u8>| page.capacity()).unwrap();
+    for key in 0..300 {
+        cache.insert(key, vec![0; 64 << 10]).unwrap();
+    }
+    let some = tenant.budget().try_reserve(28 * MIB).unwrap();
+    let event = monitor.check().unwrap().expect("47 of 64 MiB are pressure");
+    assert!(event.to == PressureLevel::Elevated && event.given() > 0, "{event}");
+    let more = tenant.budget().try_reserve(62 * MIB - memory.budget().used()).unwrap();
+    clock.advance(Duration::from_millis(1));
+    let event = monitor.check().unwrap().expect("62 of 64 MiB are more of it");
+    assert_eq!((event.from, event.to), (PressureLevel::Elevated, PressureLevel::Critical));
+    assert!(event.given() > 0, "{event}");
+    drop((some, more));
 }
 
 #[test]
