@@ -195,9 +195,11 @@ pub fn generated(entries: usize) -> Vec<Trace> {
     ] {
         traces.push(Trace::new(name, (0..requests).map(|at| at % (room * tenths / 10))));
     }
-    for (name, tenths) in [("recency 0.3x", 3), ("recency 0.7x", 7)] {
+    for (name, tenths) in [("recency 0.3x", 3), ("recency 0.5x", 5), ("recency 0.7x", 7)] {
         traces.push(Trace::new(name, recency(&mut random, requests, room * tenths / 10)));
     }
+    let keys = (0..requests).map(|_| random.below(5 * room));
+    traces.push(Trace::new("uniform", keys));
     // Every other request is one of a loop.
     let keys = (0..requests).map(|at| match at % 2 {
         0 => zipf.draw(&mut random),

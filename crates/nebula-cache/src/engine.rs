@@ -90,19 +90,17 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         check_kinds::<O>(config)?;
         let slot = size_of::<Slot<Entry<K, V, O>>>();
         let shards = if M::SHARED { config.shards_for(slot) } else { 1 };
+        let probe = O::Policy::new(config.policy.unwrap_or_default());
         let fixed = shards * size_of::<ShardOf<K, V, O, M>>()
             + size_of::<Counters<M>>()
             + shared_bytes::<TrimRequest>()
             + hooks.bytes()
+            + probe.shared_bytes()
             + more(shards);
         let unit = unit(config.capacity);
         let most = tenancy.as_ref().map_or(config.capacity.get(), Tenancy::most);
         let taken = if unit == Unit::Bytes { fixed } else { 0 };
-        let shape = Shape {
-            unit,
-            policy: config.policy.unwrap_or_default(),
-            expected: expected(config.capacity, shards),
-        };
+        let shape = Shape { unit, expected: expected(config.capacity, shards) };
         if taken + Slab::<Entry<K, V, O>>::chunk_bytes() > most && unit == Unit::Bytes {
             return Err(MemoryError::invalid_config(
                 "capacity",
@@ -127,9 +125,9 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             }
         };
         credit.hand_over();
-        let probe = O::Policy::new(shape.policy);
+        let store = |shard| Store::new(shape, probe.fork(shard == 0));
         Ok(Self {
-            shards: (0..shards).map(|_| CachePadded::new(Shard::new(Store::new(shape)))).collect(),
+            shards: (0..shards).map(|shard| CachePadded::new(Shard::new(store(shard)))).collect(),
             total: CachePadded::new(total),
             unit,
             fixed,
@@ -307,7 +305,9 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         };
         match store.get_at_home(high(hash), |other| key.equivalent(other)) {
             Ok(entry) if !entry.kept.times.is_expired(now) => {
-                entry.node.hit();
+                if entry.node.hit() {
+                    store.note(entry);
+                }
                 entry.kept.times.touch(now);
                 let found = read(entry, now);
                 drop(store);
@@ -346,7 +346,9 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             if let Some((_, entry)) = store.get(high(hash), |other| key.equivalent(other)) {
                 expired = entry.kept.times.is_expired(now);
                 if !expired {
-                    entry.node.hit();
+                    if entry.node.hit() {
+                        store.note(entry);
+                    }
                     entry.kept.times.touch(now);
                     let found = read(entry, now);
                     drop(store);

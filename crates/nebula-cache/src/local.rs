@@ -205,12 +205,15 @@ where
             let token = self.look_up(hash, key)?;
             return Some(&self.store().entry(token).value);
         }
-        let found = self.engine.shards[0].get_mut().get(high(hash), |other| key.equivalent(other));
+        let store = &*self.engine.shards[0].get_mut();
+        let found = store.get(high(hash), |other| key.equivalent(other));
         let Some((_, entry)) = found else {
             self.engine.counters.misses.add(1);
             return None;
         };
-        entry.node.hit();
+        if entry.node.hit() {
+            store.note(entry);
+        }
         self.engine.counters.hits.add(1);
         Some(&entry.value)
     }
@@ -229,7 +232,9 @@ where
             if !expired {
                 entry.kept.times.touch(now);
                 if shares_hits {
-                    entry.node.hit();
+                    if entry.node.hit() {
+                        store.note(entry);
+                    }
                 } else {
                     store.touch(token);
                 }

@@ -572,7 +572,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             let mut store = shard.write();
             if store.len() == 0 && store.bytes() > 0 {
                 // What it has is not what it needs.
-                let (held, empty) = (store.held(), Store::new(store.shape()));
+                let (held, empty) = (store.held(), store.anew());
                 emptied = Some(std::mem::replace(&mut *store, empty));
                 bag.credit.bytes = held - store.held();
                 bag.room.take_over(held - store.held());
@@ -737,7 +737,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             if self.unit == Unit::Bytes && !room.cover(weight) {
                 let held = store.held();
                 if store.len() == 0 && store.bytes() > 0 {
-                    let empty = Store::new(store.shape());
+                    let empty = store.anew();
                     emptied = Some(std::mem::replace(&mut *store, empty));
                 } else if store.is_sparse() {
                     store.compact();

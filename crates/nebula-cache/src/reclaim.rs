@@ -11,7 +11,6 @@ use crate::{
     engine::{Engine, expected, unit},
     mode::Mode,
     shard::Shard,
-    store::Store,
 };
 
 impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
@@ -65,7 +64,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 }
                 if done && store.len() == 0 {
                     // With the last entry goes all the rest: the table, and the policy's memory.
-                    let empty = Store::new(store.shape());
+                    let empty = store.anew();
                     emptied = Some(std::mem::replace(&mut *store, empty));
                 } else if done {
                     store.compact();
@@ -182,7 +181,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                     }
                     let bytes = store.bytes();
                     if store.len() == 0 && bytes > 0 {
-                        let empty = Store::new(store.shape());
+                        let empty = store.anew();
                         emptied = Some(std::mem::replace(&mut *store, empty));
                     } else if store.is_sparse() {
                         store.compact();

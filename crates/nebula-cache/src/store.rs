@@ -11,7 +11,7 @@ use std::collections::TryReserveError;
 use nebula_memory_core::{Align, MemoryError};
 
 use crate::{
-    Kit, PolicyKind,
+    Kit,
     policy::{Newcomer, Node, Nodes, Place, drive::Policy},
     slab::{Chunk, Slab, Spine},
     table::{Buckets, Elsewhere, Table},
@@ -156,7 +156,6 @@ pub(crate) struct Store<K, V, O: Kit> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) unit: Unit,
-    pub(crate) policy: PolicyKind,
     /// How many entries there will probably be at most.
     pub(crate) expected: usize,
 }
@@ -196,12 +195,12 @@ impl<K, V, O: Kit> Growth<K, V, O> {
 
 impl<K, V, O: Kit> Store<K, V, O> {
     /// An empty store, nothing allocated.
-    pub(crate) fn new(shape: Shape) -> Self {
-        let Shape { unit, policy, expected } = shape;
+    pub(crate) fn new(shape: Shape, policy: O::Policy) -> Self {
+        let Shape { unit, expected } = shape;
         let mut store = Self {
             table: Table::new(),
             entries: Entries { slab: Slab::new(), unit },
-            policy: O::Policy::new(policy),
+            policy,
             schedule: ScheduleOf::<O>::default(),
             expected,
             weight: 0,
@@ -216,9 +215,10 @@ impl<K, V, O: Kit> Store<K, V, O> {
         store
     }
 
-    /// What [`new`](Self::new) was told.
-    pub(crate) fn shape(&self) -> Shape {
-        Shape { unit: self.entries.unit, policy: self.policy.kind(), expected: self.expected }
+    /// An empty store to take the place of this one.
+    pub(crate) fn anew(&self) -> Self {
+        let shape = Shape { unit: self.entries.unit, expected: self.expected };
+        Self::new(shape, self.policy.fork(self.policy.leads()))
     }
 
     /// Changes how many entries are expected.
@@ -319,6 +319,13 @@ impl<K, V, O: Kit> Store<K, V, O> {
         if self.entry(token).node.place != Place::Pinned {
             self.policy.touch(&mut self.entries, token);
         }
+    }
+
+    /// Tells the policy of a hit that was [not counted](Node::hit), under the shared lock.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn note(&self, entry: &Entry<K, V, O>) {
+        self.policy.note(&entry.node, entry.hash);
     }
 
     /// What has to be allocated before another entry fits.
@@ -459,11 +466,11 @@ impl<K, V, O: Kit> Store<K, V, O> {
     pub(crate) fn insert(&mut self, entry: Entry<K, V, O>, newcomer: Newcomer) -> u32 {
         self.weight = self.weight.wrapping_add(entry.kept.weight.weight());
         self.charge = self.charge.wrapping_add(entry.charge());
-        let hash = entry.hash;
+        let (hash, deadline) = (entry.hash, entry.kept.times.deadline());
         let token = self.entries.slab.insert(entry);
         self.table.insert(hash, token);
         self.policy.insert(&mut self.entries, token, newcomer);
-        self.schedule.link(&mut self.entries, token);
+        self.schedule.link(&mut self.entries, token, deadline);
         token
     }
 
@@ -474,12 +481,13 @@ impl<K, V, O: Kit> Store<K, V, O> {
         self.schedule.unlink(&mut self.entries, token);
         self.weight = self.weight.wrapping_add(kept.weight.weight());
         self.charge = self.charge.wrapping_add(kept.weight.charge());
+        let deadline = kept.times.deadline();
         let entry = self.entries.slab.get_mut(token);
         let old = std::mem::replace(&mut entry.value, value);
         let old_kept = std::mem::replace(&mut entry.kept, kept);
         self.weight = self.weight.wrapping_sub(old_kept.weight.weight());
         self.charge = self.charge.wrapping_sub(old_kept.weight.charge());
-        self.schedule.link(&mut self.entries, token);
+        self.schedule.link(&mut self.entries, token, deadline);
         if self.entry(token).node.place != Place::Pinned {
             self.policy.reweigh(&self.entries, token, old_weight);
             self.policy.touch(&mut self.entries, token);
@@ -528,7 +536,7 @@ impl<K, V, O: Kit> Store<K, V, O> {
     ) -> Entry<K, V, O> {
         self.weight = self.weight.wrapping_add(entry.kept.weight.weight());
         self.charge = self.charge.wrapping_add(entry.charge());
-        let hash = entry.hash;
+        let (hash, deadline) = (entry.hash, entry.kept.times.deadline());
         self.schedule.unlink(&mut self.entries, victim);
         let old = self.entries.slab.replace(victim, entry);
         self.table.remove(old.hash, victim);
@@ -536,7 +544,7 @@ impl<K, V, O: Kit> Store<K, V, O> {
         self.weight = self.weight.wrapping_sub(old.kept.weight.weight());
         self.charge = self.charge.wrapping_sub(old.charge());
         self.policy.insert(&mut self.entries, victim, newcomer);
-        self.schedule.link(&mut self.entries, victim);
+        self.schedule.link(&mut self.entries, victim, deadline);
         old
     }
 
@@ -659,7 +667,7 @@ impl<K, V, O: Kit> Store<K, V, O> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Counted, S3Fifo, Timed, Untimed, Weighed, With, slab::Slot};
+    use crate::{Counted, PolicyKind, S3Fifo, Timed, Untimed, Weighed, With, slab::Slot};
 
     type Plain = With<S3Fifo>;
 
@@ -681,8 +689,8 @@ mod tests {
     }
 
     fn store(expected: usize) -> Store<u32, (), Plain> {
-        let policy = PolicyKind::default();
-        Store::new(Shape { unit: Unit::Entries, policy, expected })
+        let shape = Shape { unit: Unit::Entries, expected };
+        Store::new(shape, Policy::new(PolicyKind::default()))
     }
 
     fn put(store: &mut Store<u32, (), Plain>, key: u32) {

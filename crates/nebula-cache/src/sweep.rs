@@ -4,12 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::{
-    Kit, RemovalCause,
-    engine::Engine,
-    mode::Mode,
-    shard::Shard,
-    store::{Entry, Store},
-    tags::sealed::Tags,
+    Kit, RemovalCause, engine::Engine, mode::Mode, shard::Shard, store::Entry, tags::sealed::Tags,
     times::sealed::Times,
 };
 
@@ -195,7 +190,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         let old = {
             let mut store = shard.write();
             store.count_removals(RemovalCause::Removed, store.len());
-            let (before, empty) = (store.held(), Store::new(store.shape()));
+            let (before, empty) = (store.held(), store.anew());
             let old = std::mem::replace(&mut *store, empty);
             bag.room.take_over(before - store.held());
             bag.credit.bytes = old.charge().wrapping_add(old.bytes());
@@ -229,7 +224,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 }
                 if bag.is_empty() && store.len() == 0 {
                     let bytes = store.bytes();
-                    let empty = Store::new(store.shape());
+                    let empty = store.anew();
                     emptied = Some(std::mem::replace(&mut *store, empty));
                     bag.credit.bytes += bytes - store.bytes();
                 }

@@ -22,7 +22,10 @@ const BITS: u32 = 6;
 
 const BUCKETS: usize = 1 << BITS;
 
-/// As many levels as a tick has digits of [`BITS`] bits.
+/// Buckets of all levels.
+const ALL: usize = LEVELS * BUCKETS;
+
+/// As many levels as a tick has digits of [`BITS`] bits: eight.
 const LEVELS: usize = (u64::BITS - TICK).div_ceil(BITS) as usize;
 
 /// Marks what is not the slot of an entry but the number of a bucket: slots have fewer bits.
@@ -52,9 +55,9 @@ pub trait Timers {
 
 /// What a store keeps of the deadlines of its entries: a [`Wheel`], or nothing, which does nothing.
 pub trait Schedule: Default + Debug + Send + Sync {
-    /// Takes in an entry that it doesn't have, unless that never expires.
+    /// Takes in an entry that it doesn't have, which is due at `deadline`, unless that is never.
     #[inline]
-    fn link<T: Timers>(&mut self, _timers: &mut T, _token: u32) {}
+    fn link<T: Timers>(&mut self, _timers: &mut T, _token: u32, _deadline: u64) {}
 
     /// Lets go of an entry, if it has it.
     #[inline]
@@ -84,7 +87,7 @@ impl Schedule for () {}
 /// The deadlines of a store's entries.
 #[derive(Debug)]
 pub struct Wheel {
-    heads: [[u32; BUCKETS]; LEVELS],
+    heads: [u32; ALL],
     /// A bit for each bucket that is not empty.
     taken: [u64; LEVELS],
     /// The tick that it has come to: what was due before is out of it.
@@ -93,7 +96,7 @@ pub struct Wheel {
 
 impl Default for Wheel {
     fn default() -> Self {
-        Self { heads: [[NONE; BUCKETS]; LEVELS], taken: [0; LEVELS], present: 0 }
+        Self { heads: [NONE; ALL], taken: [0; LEVELS], present: 0 }
     }
 }
 
@@ -103,14 +106,15 @@ const fn tick_of(deadline: u64) -> u64 {
     if deadline & ((1 << TICK) - 1) == 0 { tick } else { tick + 1 }
 }
 
-/// The bucket of a tick as long as the wheel has come to `present`: level and index.
+/// The bucket of a tick as long as the wheel has come to `present`.
+#[inline]
 #[allow(clippy::cast_possible_truncation, reason = "six bits")]
-const fn bucket_of(present: u64, tick: u64) -> (usize, usize) {
+const fn bucket_of(present: u64, tick: u64) -> u32 {
     let tick = if tick < present { present } else { tick };
     // (The lowest bits make a difference of none one of the lowest level.)
     let highest = ((present ^ tick) | 1).ilog2();
     let level = highest / BITS;
-    (level as usize, (tick >> (level * BITS)) as usize % BUCKETS)
+    (level << BITS) | ((tick >> (level * BITS)) as u32 % BUCKETS as u32)
 }
 
 impl Wheel {
@@ -122,10 +126,9 @@ impl Wheel {
             return;
         }
         let bucket = (before & !BUCKET) as usize;
-        let (level, index) = (bucket / BUCKETS % LEVELS, bucket % BUCKETS);
-        self.heads[level][index] = after;
+        self.heads[bucket % ALL] = after;
         if after == NONE {
-            self.taken[level] &= !(1 << index);
+            self.taken[bucket / BUCKETS % LEVELS] &= !(1 << (bucket % BUCKETS));
         }
     }
 
@@ -152,17 +155,14 @@ impl Wheel {
 
 impl Schedule for Wheel {
     #[inline]
-    fn link<T: Timers>(&mut self, timers: &mut T, token: u32) {
-        let deadline = timers.deadline(token);
+    fn link<T: Timers>(&mut self, timers: &mut T, token: u32, deadline: u64) {
         if deadline == NEVER {
             return;
         }
-        let (level, index) = bucket_of(self.present, tick_of(deadline));
-        let bucket = BUCKET | u32::try_from(level * BUCKETS + index).unwrap_or(0);
-        let head = &mut self.heads[level][index];
-        let after = std::mem::replace(head, token);
-        self.taken[level] |= 1 << index;
-        *timers.links_mut(token) = Links { before: bucket, after };
+        let bucket = bucket_of(self.present, tick_of(deadline));
+        let after = std::mem::replace(&mut self.heads[bucket as usize % ALL], token);
+        self.taken[bucket as usize / BUCKETS % LEVELS] |= 1 << (bucket as usize % BUCKETS);
+        *timers.links_mut(token) = Links { before: BUCKET | bucket, after };
         if after != NONE {
             timers.links_mut(after).before = token;
         }
@@ -195,14 +195,15 @@ impl Schedule for Wheel {
         let tick = now >> TICK;
         while let Some((level, index, begin)) = self.next_bucket().filter(|next| next.2 <= tick) {
             self.present = self.present.max(begin);
-            let token = self.heads[level][index];
+            let token = self.heads[(level * BUCKETS + index) % ALL];
             *left = left.checked_sub(1)?;
             self.unlink(timers, token);
-            if timers.deadline(token) <= now {
+            let deadline = timers.deadline(token);
+            if deadline <= now {
                 return Some(token);
             }
             // Not yet: to a lower level, or, if it was used meanwhile, to a later time.
-            self.link(timers, token);
+            self.link(timers, token, deadline);
         }
         self.present = self.present.max(tick);
         None
@@ -214,7 +215,7 @@ impl Schedule for Wheel {
         tokens: impl Iterator<Item = u32>,
     ) -> Result<(), String> {
         let mut linked = 0_usize;
-        for (level, heads) in self.heads.iter().enumerate() {
+        for (level, heads) in self.heads.chunks_exact(BUCKETS).enumerate() {
             for (index, &head) in heads.iter().enumerate() {
                 if (head != NONE) != (self.taken[level] >> index & 1 == 1) {
                     return Err(format!("bucket {index} of level {level} is marked wrongly"));
@@ -318,8 +319,9 @@ mod tests {
                         if entries.0[slot].is_some() {
                             wheel.unlink(&mut entries, token);
                         }
-                        entries.0[slot] = Some((now.saturating_add(span), Links::default()));
-                        wheel.link(&mut entries, token);
+                        let deadline = now.saturating_add(span);
+                        entries.0[slot] = Some((deadline, Links::default()));
+                        wheel.link(&mut entries, token, deadline);
                     }
                     Op::Remove(slot) if entries.0[slot].is_some() => {
                         wheel.unlink(&mut entries, u32::try_from(slot).unwrap());
@@ -364,7 +366,7 @@ mod tests {
         let day = 86_400_000_000_000_u64;
         let mut entries = Entries(vec![Some((day, Links::default()))]);
         let mut wheel = Wheel::default();
-        wheel.link(&mut entries, 0);
+        wheel.link(&mut entries, 0, day);
         let mut moves = 0;
         // Ten seconds at a time, and the last minute by the millisecond.
         let coarse = (0..day - 60_000_000_000).step_by(10_000_000_000);

@@ -199,7 +199,9 @@ impl Renewing {
     fn run(&self) -> usize {
         let jobs = std::mem::take(&mut *self.jobs.lock().unwrap());
         let number = jobs.len();
-        jobs.into_iter().for_each(|job| job());
+        for job in jobs {
+            job();
+        }
         number
     }
 }
@@ -304,7 +306,9 @@ fn a_key_that_is_removed_while_it_is_loaded_stays_removed() {
     assert_eq!(cache.get(&1), Some(1));
     let jobs = std::mem::take(&mut *jobs.lock().unwrap());
     assert_eq!(jobs.len(), 1);
-    jobs.into_iter().for_each(|job| job());
+    for job in jobs {
+        job();
+    }
     assert_eq!(cache.get(&1), None);
 }
 
@@ -317,7 +321,9 @@ fn jobs_that_outlive_the_cache_do_nothing() {
     let Renewing { cache, jobs, loads, .. } = this;
     drop(cache);
     let jobs = std::mem::take(&mut *jobs.lock().unwrap());
-    jobs.into_iter().for_each(|job| job());
+    for job in jobs {
+        job();
+    }
     assert_eq!(loads.load(SeqCst), 0);
 }
 

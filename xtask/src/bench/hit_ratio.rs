@@ -22,6 +22,9 @@ pub(super) const FEW_ENTRIES: usize = 512;
 /// Where the optimum is not so many points above LRU, there is no gap worth the name.
 const GAP: f64 = 0.5;
 
+/// Fewer points below LRU than this are not worth mentioning.
+const DEFICIT: f64 = 0.5;
+
 /// A cache on a trace with a capacity: a line of the table.
 #[derive(Debug, PartialEq, Serialize)]
 struct Row {
@@ -56,6 +59,8 @@ struct Summary {
     mean: f64,
     /// Percent of the way from LRU to the optimum, where there is one; the mean of all rows.
     gap_closed: Option<f64>,
+    /// Points below LRU, of all rows where they are more than a half.
+    deficits: f64,
     worst_against_lru: f64,
     worst_at: String,
 }
@@ -147,6 +152,7 @@ fn summaries(rows: &[Row]) -> Vec<Summary> {
             (gap > GAP).then(|| 100.0 * (row.of(contender) - row.of("LRU")) / gap)
         });
         let against = |row: &Row| row.of(contender) - row.of("LRU");
+        let below = rows.iter().map(|row| -against(row)).filter(|&below| below > DEFICIT);
         let worst = rows.iter().min_by(|a, b| against(a).total_cmp(&against(b))).unwrap_or(first);
         Summary {
             area: NAME,
@@ -154,6 +160,7 @@ fn summaries(rows: &[Row]) -> Vec<Summary> {
             contender: contender.clone(),
             mean: rounded(mean(&ratios).unwrap_or(f64::NAN)),
             gap_closed: mean(&gaps.collect::<Vec<f64>>()).map(rounded),
+            deficits: rounded(below.fold(0.0, |sum, below| sum + below)),
             worst_against_lru: rounded(against(worst)),
             worst_at: worst.name(),
         }
@@ -177,19 +184,27 @@ fn table(rows: &[Row]) -> Table {
 
 fn summary_table(summaries: &[Summary]) -> Table {
     let mut table = empty_table();
-    table.set_header(["", "mean", "gap closed", "worst against LRU", "at (trace, entries)"]);
+    table.set_header([
+        "",
+        "mean",
+        "gap closed",
+        "below LRU",
+        "worst against LRU",
+        "at (trace, entries)",
+    ]);
     for summary in summaries {
         let gap = summary.gap_closed.map_or("-".into(), |gap| format!("{gap:.1}"));
         table.add_row([
             summary.contender.clone(),
             format!("{:.2}", summary.mean),
             gap,
+            format!("{:.1}", summary.deficits),
             format!("{:+.2}", summary.worst_against_lru),
             summary.worst_at.clone(),
         ]);
     }
     let mut table = aligned(table);
-    if let Some(column) = table.column_mut(4) {
+    if let Some(column) = table.column_mut(5) {
         column.set_cell_alignment(CellAlignment::Left);
     }
     table
@@ -243,7 +258,7 @@ mod tests {
         );
         assert_eq!(
             json_line(&summaries(&rows[1..2])[0]),
-            r#"{"area":"hit-ratio","source":"generated","contender":"OPT","mean":20.25,"gap_closed":null,"worst_against_lru":0.25,"worst_at":"zipf, 10"}"#
+            r#"{"area":"hit-ratio","source":"generated","contender":"OPT","mean":20.25,"gap_closed":null,"deficits":0.0,"worst_against_lru":0.25,"worst_at":"zipf, 10"}"#
         );
     }
 
@@ -254,6 +269,7 @@ mod tests {
         let steady = &summaries[2];
         assert_eq!((steady.contender.as_str(), steady.gap_closed), ("Steady", Some(50.0)));
         assert!((steady.mean - 22.0).abs() < 1e-9);
+        assert!((steady.deficits - 1.0).abs() < 1e-9);
         assert!((steady.worst_against_lru + 1.0).abs() < 1e-9);
         assert_eq!(steady.worst_at, "zipf, 10");
     }

@@ -3,8 +3,8 @@
 use std::collections::TryReserveError;
 
 use super::{
-    Arc, Fifo, Lfu, Lru, Newcomer, Nodes, S3Fifo, Sieve, Steady, WTinyLfu, drive, ghosts::Ring,
-    history::Cell, sketch::Line,
+    Arc, Fifo, Lfu, Lru, Newcomer, Node, Nodes, S3Fifo, Sieve, Steady, WTinyLfu, drive,
+    ghosts::Ring, history::Cell, sketch::Line,
 };
 use crate::PolicyKind;
 
@@ -73,6 +73,21 @@ impl drive::Policy for AnyPolicy {
         })
     }
 
+    fn fork(&self, leads: bool) -> Self {
+        Self(match &self.0 {
+            Any::Steady(policy) => Any::Steady(policy.fork(leads)),
+            _ => return Self::new(self.kind()),
+        })
+    }
+
+    fn leads(&self) -> bool {
+        each!(&self.0, policy => policy.leads())
+    }
+
+    fn shared_bytes(&self) -> usize {
+        each!(&self.0, policy => policy.shared_bytes())
+    }
+
     fn kind(&self) -> PolicyKind {
         each!(&self.0, policy => policy.kind())
     }
@@ -85,6 +100,10 @@ impl drive::Policy for AnyPolicy {
     #[inline]
     fn touch<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
         each!(&mut self.0, policy => policy.touch(nodes, token));
+    }
+
+    fn note(&self, node: &Node, hash: u32) {
+        each!(&self.0, policy => policy.note(node, hash));
     }
 
     #[inline]

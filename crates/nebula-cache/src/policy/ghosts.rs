@@ -16,10 +16,10 @@ const WORDS: usize = WAYS + 1;
 /// A cursor, which is the place of the next fingerprint, and the fingerprints.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-pub struct Ring([u16; WORDS]);
+pub struct Ring(pub(super) [u16; WORDS]);
 
 impl Ring {
-    const EMPTY: Self = {
+    pub(super) const EMPTY: Self = {
         let mut words = [0; WORDS];
         words[0] = 1;
         Self(words)
@@ -27,10 +27,18 @@ impl Ring {
 
     /// Puts it into one of the first `ways` places, in turn.
     #[inline]
-    fn remember(&mut self, fingerprint: u16, ways: usize) {
+    pub(super) fn remember(&mut self, fingerprint: u16, ways: usize) {
         let at = self.0[0];
         self.0[usize::from(at) & WAYS] = fingerprint;
         self.0[0] = if usize::from(at) >= ways.min(WAYS) { 1 } else { at + 1 };
+    }
+
+    /// Whether the fingerprint is there; it is no longer afterwards.
+    #[inline]
+    pub(super) fn recall(&mut self, fingerprint: u16) -> bool {
+        let Some(at) = self.position(fingerprint) else { return false };
+        self.0[1 + at] = 0;
+        true
     }
 
     #[inline]
@@ -42,6 +50,68 @@ impl Ring {
         let any = self.0.iter().fold(false, |any, &other| any | (other == fingerprint));
         if any { self.0[1..].iter().position(|&other| other == fingerprint) } else { None }
     }
+
+    /// Whether the cursor is in the ring.
+    pub(super) fn is_sound(&self) -> bool {
+        (1..=WAYS).contains(&usize::from(self.0[0]))
+    }
+}
+
+/// What stands for a hash; not zero, nor as small as a cursor.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the low bits are the fingerprint")]
+pub(super) const fn fingerprint(hash: u32) -> u16 {
+    let fingerprint = spread(hash) as u16;
+    if fingerprint as usize <= WAYS { 1 + WAYS as u16 } else { fingerprint }
+}
+
+/// Which of `rings` rings is the one of a hash.
+#[inline]
+const fn ring_of(hash: u32, rings: usize) -> usize {
+    ((spread(hash) as u64 * rings as u64) >> 32) as usize
+}
+
+/// Every bit of the hash has a say in both; the ring is chosen by the high bits.
+#[inline]
+const fn spread(hash: u32) -> u32 {
+    hash.wrapping_mul(0x9E37_79B1)
+}
+
+/// Remembers the entry with `hash` as one of the last `most`, about; or of fewer, if there is no
+/// room for so many.
+///
+/// There is room for as many as the store has slots, which in a small store may be several times
+/// its entries. (Should `most` fall, a few of those remembered before are so for longer.)
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "there are no more entries than tokens")]
+pub(super) fn remember_among(rings: &mut [Ring], hash: u32, most: usize) {
+    let count = rings.len();
+    if let Some(ring) = rings.get_mut(ring_of(hash, count)) {
+        ring.remember(fingerprint(hash), (most as u32).div_ceil(count as u32) as usize);
+    }
+}
+
+/// Whether the entry with `hash` is remembered; it is no longer afterwards.
+#[inline]
+pub(super) fn recall(rings: &mut [Ring], hash: u32) -> bool {
+    let count = rings.len();
+    rings.get_mut(ring_of(hash, count)).is_some_and(|ring| ring.recall(fingerprint(hash)))
+}
+
+/// Copies what is remembered to more rings. A ring's members may belong to any of those that take
+/// its place: each gets a copy of it. Strangers that come along this way are soon overwritten.
+pub(super) fn stretch(old: &[Ring], new: &mut [Ring]) {
+    if !old.is_empty() {
+        let count = new.len();
+        for (index, ring) in new.iter_mut().enumerate() {
+            *ring = old[index * old.len() / count];
+        }
+    }
+}
+
+/// How many rings remember `entries` entries.
+pub(super) const fn rings_for(entries: usize) -> usize {
+    entries.div_ceil(WAYS)
 }
 
 #[derive(Debug, Default)]
@@ -50,53 +120,29 @@ pub(crate) struct Ghosts {
 }
 
 impl Ghosts {
-    /// The ring and the fingerprint of a hash.
-    #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "the low bits are the fingerprint")]
-    fn place(&self, hash: u32) -> (usize, u16) {
-        // Every bit of the hash has a say in both; the ring is chosen by the high bits.
-        let spread = hash.wrapping_mul(0x9E37_79B1);
-        let ring = (u64::from(spread) * self.rings.len() as u64) >> 32;
-        (ring as usize, (spread as u16).max(1 + WAYS as u16))
-    }
-
     /// Remembers the entry with `hash`; the oldest of its ring is forgotten.
     #[inline]
     pub(crate) fn remember(&mut self, hash: u32) {
-        let (ring, fingerprint) = self.place(hash);
-        if let Some(ring) = self.rings.get_mut(ring) {
-            ring.remember(fingerprint, WAYS);
-        }
-    }
-
-    /// Remembers the entry with `hash` as one of the last `most`, about; or of fewer, if there is no
-    /// room for so many.
-    ///
-    /// There is room for as many as the store has slots, which in a small store may be several times
-    /// its entries. (Should `most` fall, a few of those remembered before are so for longer.)
-    #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "there are no more entries than tokens")]
-    pub(crate) fn remember_among(&mut self, hash: u32, most: usize) {
-        let (ring, fingerprint) = self.place(hash);
-        let rings = self.rings.len() as u32;
-        if let Some(ring) = self.rings.get_mut(ring) {
-            ring.remember(fingerprint, (most as u32).div_ceil(rings) as usize);
+        let count = self.rings.len();
+        if let Some(ring) = self.rings.get_mut(ring_of(hash, count)) {
+            ring.remember(fingerprint(hash), WAYS);
         }
     }
 
     /// Whether the entry with `hash` is remembered; it is no longer afterwards.
     #[inline]
     pub(crate) fn recall(&mut self, hash: u32) -> bool {
-        let (ring, fingerprint) = self.place(hash);
-        let Some(ring) = self.rings.get_mut(ring) else { return false };
-        let Some(at) = ring.position(fingerprint) else { return false };
-        ring.0[1 + at] = 0;
-        true
+        recall(&mut self.rings, hash)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rings_mut(&mut self) -> &mut [Ring] {
+        &mut self.rings
     }
 
     /// Bytes wanted to remember `entries` entries, or zero if there is room for them.
     pub(crate) fn wanted(&self, entries: usize) -> usize {
-        let rings = entries.div_ceil(WAYS);
+        let rings = rings_for(entries);
         // An eighth more than there were, so that growing costs little in the long run.
         let step = self.rings.len() + self.rings.len() / 8;
         if rings > self.rings.len() { rings.max(step) * size_of::<Ring>() } else { 0 }
@@ -111,19 +157,11 @@ impl Ghosts {
     }
 
     /// Moves into `rings` if they are more; returns the ones not used any more.
-    ///
-    /// A ring's members may belong to any of those that take its place: each gets a copy of it.
-    /// Strangers that come along this way are soon overwritten.
     pub(crate) fn adopt(&mut self, mut rings: Vec<Ring>) -> Vec<Ring> {
-        let (old, new) = (self.rings.len(), rings.len());
-        if new <= old {
+        if rings.len() <= self.rings.len() {
             return rings;
         }
-        if old > 0 {
-            for (index, ring) in rings.iter_mut().enumerate() {
-                *ring = self.rings[index * old / new];
-            }
-        }
+        stretch(&self.rings, &mut rings);
         std::mem::replace(&mut self.rings, rings)
     }
 
@@ -137,9 +175,14 @@ impl Ghosts {
 
     /// Checks the cursors.
     pub(crate) fn validate(&self) -> Result<(), String> {
-        match self.rings.iter().position(|ring| !(1..=WAYS).contains(&usize::from(ring.0[0]))) {
-            Some(ring) => Err(format!("the cursor of ring {ring} is out of it")),
-            None => Ok(()),
-        }
+        check(&self.rings)
+    }
+}
+
+/// Checks the cursors.
+pub(super) fn check(rings: &[Ring]) -> Result<(), String> {
+    match rings.iter().position(|ring| !ring.is_sound()) {
+        Some(ring) => Err(format!("the cursor of ring {ring} is out of it")),
+        None => Ok(()),
     }
 }

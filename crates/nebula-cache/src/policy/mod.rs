@@ -69,15 +69,24 @@ pub(crate) enum Place {
 
 impl Node {
     /// Counts a hit, up to [`MOST_HITS`]. Called under a shared lock, by many threads at once.
+    /// If there is more in that byte, nothing is changed, and the policy has to be told of the
+    /// hit, by [`note`](drive::Policy::note): then this is true.
     ///
     /// Two threads may count as one, which costs nothing but a little precision; a
     /// read-modify-write would cost every hit.
     #[inline]
-    pub(crate) fn hit(&self) {
+    pub(crate) fn hit(&self) -> bool {
         let hits = self.hits.load(Relaxed);
         if hits < MOST_HITS {
             self.hits.store(hits + 1, Relaxed);
         }
+        hits > MOST_HITS
+    }
+
+    /// Puts down as many hits, under a shared lock.
+    #[inline]
+    pub(crate) fn count(&self, hits: u8) {
+        self.hits.store(hits, Relaxed);
     }
 
     #[inline]
@@ -111,7 +120,7 @@ pub struct Newcomer {
 }
 
 pub(crate) mod drive {
-    use super::{Debug, Newcomer, Nodes, TryReserveError};
+    use super::{Debug, Newcomer, Node, Nodes, TryReserveError};
 
     /// Decides which entry a store evicts.
     ///
@@ -126,6 +135,22 @@ pub(crate) mod drive {
 
         /// The policy that `kind` names, if it can be one of several; otherwise itself.
         fn new(kind: crate::PolicyKind) -> Self;
+
+        /// An empty one for a shard of the cache that this one is of. One of them leads, which is to
+        /// say that it may do for the others what need not be done by each.
+        fn fork(&self, _leads: bool) -> Self {
+            Self::new(self.kind())
+        }
+
+        /// Whether it leads.
+        fn leads(&self) -> bool {
+            false
+        }
+
+        /// Bytes that all those of a cache have allocated together, whatever they hold.
+        fn shared_bytes(&self) -> usize {
+            0
+        }
 
         /// Which one it is.
         fn kind(&self) -> crate::PolicyKind;
@@ -142,6 +167,9 @@ pub(crate) mod drive {
         fn touch<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
             nodes.node(token).hit();
         }
+
+        /// Notes a hit that [`Node::hit`](super::Node::hit) said should be, under a shared lock.
+        fn note(&self, _node: &Node, _hash: u32) {}
 
         /// Looks up what is remembered of an entry that is about to come in, and forgets it.
         fn admit(&mut self, _hash: u32) -> Newcomer {

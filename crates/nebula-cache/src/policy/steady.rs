@@ -17,60 +17,183 @@
 //! - As many are remembered as there are entries, and not more where slots would allow it.
 //! - An eviction passes over a bounded number of entries, then takes the next, hit or not.
 //!
-//! A hit is one relaxed store to the entry, and none once it counts three.
+//! That is the mode in which it begins, and one of four: what small queue, promotion and exchange
+//! should be like depends on the load. Which mode is in force, in all shards of a cache, is decided
+//! by a duel that the first shard fights with a small sample of its keys; who reads on may go to
+//! `modes.rs` (the modes, and the steps of eviction), `duel.rs` (who wins) and `shadow.rs` (the
+//! queues of a mode for a sample). Here are the real queues. After a change they come into their
+//! new shape by and by, with each eviction.
+//!
+//! A hit is one relaxed store to the entry, and none once it counts three; hits of sampled entries,
+//! which are marked by a bit in the same byte, are noted for the shadows beside. The memory for the
+//! shadows is in one piece with the ghosts: 8448 bytes at most for a cache, and nothing up to 64
+//! slots, where a sample would say nothing.
 //!
 //! As everywhere here, shares are of what the store holds now, because its share of the cache's
 //! capacity is not fixed; "full" is a store that had to evict for the newcomer.
 
+mod duel;
+mod modes;
+mod shadow;
+
 use std::collections::TryReserveError;
 
+use nebula_memory_core::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use self::{
+    duel::Duel,
+    modes::{Lanes, MAIN, MODES, Mode, SMALL, Tail, let_in},
+};
 use super::{
-    Newcomer, Nodes, Place, Queue, drive,
-    ghosts::{Ghosts, Ring},
+    MOST_HITS, Newcomer, Node, Nodes, Place, Queue, drive,
+    ghosts::{Ghosts, Ring, check, recall, remember_among, rings_for, stretch},
     links::tally,
-    shape::{memory_in, queues_by_place},
+    shape::queues_by_place,
 };
 use crate::{PolicyKind, slab::NONE};
 
-/// Hits in the small queue that earn a place in the main one.
-const HITS_TO_STAY: u8 = 2;
+/// A newcomer that is remembered.
+const REMEMBERED: u8 = 1;
 
-/// The small queue's share of the weight, in 1024ths.
-const SMALL_SHARE: usize = 184;
-
-/// One in so many of those that failed is exchanged for the end of the main queue...
-const FAILURES: u32 = 128;
-
-/// ...and in a small store, one in so many divided by the entries: it should not lose all of its
-/// main queue within one round of a loop.
-const FAILURES_BY_ENTRIES: usize = 4096;
-
-/// Entries that an eviction passes over, at most.
-const MOST_PASSES: usize = 64;
-
-/// Entries that an insertion moves out of the small queue while the store is not full, at most.
-const MOST_MOVES: usize = 8;
+/// A newcomer whose hits are looked at closely.
+const SAMPLED: u8 = 2;
 
 /// The default: S3-FIFO (Yang et al., SOSP 2023) with a larger small queue, which fills the main
-/// queue before it guards it, and exchanges what has gone stale there (Qureshi et al., ISCA 2007). A
-/// hit is one relaxed store to the entry.
-#[derive(Debug, Default)]
+/// queue before it guards it, and exchanges what has gone stale there (Qureshi et al., ISCA 2007);
+/// and if that does worse than it could, something else. A hit is one relaxed store to the entry.
+#[derive(Debug)]
 pub struct Steady {
     small: Queue,
     main: Queue,
-    ghosts: Ghosts,
+    /// Ghosts, then the lines of the shadows.
+    lines: Vec<Ring>,
+    /// How many of them are ghosts.
+    ghosts: usize,
     /// Entries that failed since the last exchange, or attempt.
     failures: u32,
     /// Whether there were evictions for the entry that is about to come in.
     full: bool,
+    /// Whether it was not let in to the main queue.
+    refused: bool,
+    /// Whether the duel is fought here.
+    leads: bool,
+    /// The mode that the queues are in the shape of.
+    shape: usize,
     /// What the store weighed when it was full last; zero while it is being filled.
     level: usize,
+    /// The mode in force, in all shards of a cache.
+    mode: Arc<AtomicUsize>,
+    duel: Duel,
 }
 
-const SMALL: Place = Place::First;
-const MAIN: Place = Place::Second;
+/// The real queues.
+struct Real<'p, N> {
+    small: &'p mut Queue,
+    main: &'p mut Queue,
+    ghosts: &'p mut [Ring],
+    nodes: &'p mut N,
+}
+
+impl<N> Real<'_, N> {
+    #[inline(always)]
+    const fn queue(&mut self, lane: Place) -> &mut Queue {
+        match lane {
+            SMALL => self.small,
+            _ => self.main,
+        }
+    }
+}
+
+impl<N: Nodes> Lanes for Real<'_, N> {
+    #[inline(always)]
+    fn weight(&self) -> usize {
+        self.small.weight() + self.main.weight()
+    }
+
+    #[inline(always)]
+    fn small_weight(&self) -> usize {
+        self.small.weight()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.small.len() + self.main.len()
+    }
+
+    #[inline(always)]
+    fn main_is_empty(&self) -> bool {
+        self.main.is_empty()
+    }
+
+    #[inline(always)]
+    fn tail(&mut self, lane: Place) -> Option<Tail> {
+        let token = self.queue(lane).tail();
+        if token == NONE {
+            return None;
+        }
+        let (node, hash) = self.nodes.node_and_hash(token);
+        Some(Tail { token, hash, newer: node.links.newer, hits: node.hits() })
+    }
+
+    #[inline(always)]
+    fn hits(tail: &Tail) -> u8 {
+        tail.hits & MOST_HITS
+    }
+
+    #[inline(always)]
+    fn take(&mut self, lane: Place, tail: &Tail) {
+        match lane {
+            SMALL => self.small.pop(self.nodes, tail.newer),
+            _ => self.main.pop(self.nodes, tail.newer),
+        }
+    }
+
+    #[inline(always)]
+    fn put(&mut self, lane: Place, tail: &Tail) {
+        self.nodes.node_mut(tail.token).set_hits(tail.hits & !MOST_HITS);
+        match lane {
+            SMALL => self.small.push_to(self.nodes, tail.token, SMALL),
+            _ => self.main.push_to(self.nodes, tail.token, MAIN),
+        }
+    }
+
+    #[inline(always)]
+    fn turn(&mut self, lane: Place, tail: &Tail, hits: u8) {
+        self.nodes.node_mut(tail.token).set_hits(tail.hits & !MOST_HITS | hits);
+        match lane {
+            SMALL => self.small.turn(self.nodes),
+            _ => self.main.turn(self.nodes),
+        }
+    }
+
+    #[inline(always)]
+    fn remember(&mut self, tail: &Tail) {
+        let len = self.len();
+        remember_among(self.ghosts, tail.hash, len);
+    }
+}
 
 impl Steady {
+    fn of(mode: Arc<AtomicUsize>, leads: bool) -> Self {
+        Self {
+            small: Queue::default(),
+            main: Queue::default(),
+            lines: Vec::new(),
+            ghosts: 0,
+            failures: 0,
+            full: false,
+            refused: false,
+            leads,
+            shape: mode.load(Relaxed),
+            level: 0,
+            mode,
+            duel: Duel::default(),
+        }
+    }
+
     const fn queue(&mut self, place: Place) -> &mut Queue {
         match place {
             SMALL => &mut self.small,
@@ -86,18 +209,48 @@ impl Steady {
         self.small.len() + self.main.len()
     }
 
-    /// Counts an entry that failed. Whether it may be exchanged, should the main queue's end be
-    /// stale.
     #[inline]
-    const fn fail(&mut self) -> bool {
-        self.failures = self.failures.saturating_add(1);
-        let due = self.failures >= FAILURES
-            && self.len().saturating_mul(self.failures as usize) >= FAILURES_BY_ENTRIES;
-        let exchanges = due && !self.main.is_empty();
-        if exchanges {
-            self.failures = 0;
+    fn mode(&self) -> &'static Mode {
+        &MODES[self.mode.load(Relaxed) % MODES.len()]
+    }
+
+    #[inline(always)]
+    fn real<'p, N>(&'p mut self, nodes: &'p mut N) -> (Real<'p, N>, &'p mut u32) {
+        let Self { small, main, lines, ghosts, failures, .. } = self;
+        (Real { small, main, ghosts: &mut lines[..*ghosts], nodes }, failures)
+    }
+
+    /// Comes a step nearer to the shape of the mode in force, beside an eviction.
+    #[cold]
+    #[inline(never)]
+    fn reshape<N: Nodes>(&mut self, nodes: &mut N) {
+        let mode = self.mode.load(Relaxed);
+        if self.mode().hand_over(&mut self.real(nodes).0) {
+            self.shape = mode;
         }
-        exchanges
+    }
+
+    /// Puts a mode in force.
+    #[cfg(test)]
+    pub(crate) fn force(&self, mode: usize) {
+        self.mode.store(mode, Relaxed);
+    }
+
+    /// The mode in force.
+    #[cfg(test)]
+    pub(crate) fn in_force(&self) -> usize {
+        self.mode.load(Relaxed)
+    }
+
+    /// Has the shadows see a miss, and hits.
+    #[cold]
+    #[inline(never)]
+    fn see(&mut self, hash: u32, sampled: bool) {
+        let len = if self.level == 0 { None } else { Some(self.len()) };
+        let lines = &mut self.lines[self.ghosts..];
+        if let Some(mode) = self.duel.see(lines, sampled.then_some(hash), len) {
+            self.mode.store(mode, Relaxed);
+        }
     }
 
     /// Whether a store that is to weigh `weight`, without an eviction, is being filled.
@@ -111,62 +264,97 @@ impl Steady {
         }
         self.level == 0
     }
-
-    /// Moves the oldest of the small queue on until there is room for `weight` more in its share.
-    #[inline]
-    fn fill_main<N: Nodes>(&mut self, nodes: &mut N, weight: usize) {
-        let most = small_share(self.weight().saturating_add(weight));
-        for _ in 0..MOST_MOVES {
-            let token = self.small.tail();
-            if token == NONE || self.small.weight().saturating_add(weight) <= most {
-                break;
-            }
-            let node = nodes.node_mut(token);
-            let newer = node.links.newer;
-            node.set_hits(0);
-            self.small.pop(nodes, newer);
-            self.main.push_to(nodes, token, MAIN);
-        }
-    }
 }
 
-/// What the small queue may weigh of `weight`: an entry at least.
-#[inline]
-const fn small_share(weight: usize) -> usize {
-    // In two parts, so that no product overflows.
-    let share = weight / 1024 * SMALL_SHARE + weight % 1024 * SMALL_SHARE / 1024;
-    if share == 0 { 1 } else { share }
+/// How many of so many lines are ghosts, and how many blocks the shadows have each.
+///
+/// Both grow with the slots, so one number says both.
+fn split(lines: usize, leads: bool) -> (usize, usize) {
+    let mut blocks = if leads { shadow::MOST_BLOCKS } else { 0 };
+    while blocks > 0 {
+        // As many ghosts as the smallest store has whose shadows are as large.
+        let least = rings_for(duel::least_slots(blocks));
+        if lines >= least + duel::lines_of(blocks) {
+            break;
+        }
+        blocks /= 2;
+    }
+    if blocks == 1 {
+        blocks = 0;
+    }
+    (lines - duel::lines_of(blocks), blocks)
 }
 
 impl drive::Policy for Steady {
-    memory_in!(ghosts: Ghosts of Ring);
+    type Memory = Vec<Ring>;
+
     queues_by_place!();
 
     fn new(_kind: PolicyKind) -> Self {
-        Self::default()
+        Self::of(Arc::default(), false)
+    }
+
+    fn fork(&self, leads: bool) -> Self {
+        Self::of(Arc::clone(&self.mode), leads)
+    }
+
+    fn leads(&self) -> bool {
+        self.leads
+    }
+
+    fn shared_bytes(&self) -> usize {
+        crate::engine::shared_bytes::<AtomicUsize>()
     }
 
     fn kind(&self) -> PolicyKind {
         PolicyKind::Steady
     }
 
+    fn note(&self, node: &Node, hash: u32) {
+        let hits = node.hits();
+        if self.duel.samples(hash) {
+            node.count(if hits & MOST_HITS < MOST_HITS { hits + 1 } else { hits });
+            self.duel.note(hash);
+        } else {
+            // Not any more, as it seems.
+            node.count(((hits & MOST_HITS) + 1).min(MOST_HITS));
+        }
+    }
+
+    fn touch<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
+        let node = nodes.node(token);
+        if node.hit() {
+            self.note(node, nodes.hash(token));
+        }
+    }
+
     #[inline]
     fn admit(&mut self, hash: u32) -> Newcomer {
         self.full = false;
-        Newcomer { kind: u8::from(self.ghosts.recall(hash)) }
+        self.refused = false;
+        let remembered = recall(&mut self.lines[..self.ghosts], hash);
+        let sampled = self.duel.samples(hash);
+        if sampled || self.duel.is_behind() {
+            self.see(hash, sampled);
+        }
+        let sampled = if sampled { SAMPLED } else { 0 };
+        Newcomer { kind: u8::from(remembered) | sampled }
     }
 
     #[inline]
     fn insert<N: Nodes>(&mut self, nodes: &mut N, token: u32, newcomer: Newcomer) {
         let full = std::mem::take(&mut self.full);
-        if newcomer.kind != 0 {
+        if newcomer.kind & SAMPLED != 0 {
+            nodes.node_mut(token).set_hits(!MOST_HITS);
+        }
+        if newcomer.kind & REMEMBERED != 0 && !self.refused {
             self.main.push_to(nodes, token, MAIN);
             return;
         }
         if !full {
             let weight = nodes.weight(token);
             if self.is_filling(self.weight().saturating_add(weight)) {
-                self.fill_main(nodes, weight);
+                self.mode().fill_main(&mut self.real(nodes).0, weight);
             }
         }
         self.small.push_to(nodes, token, SMALL);
@@ -176,56 +364,27 @@ impl drive::Policy for Steady {
         self.main.push_to(nodes, token, MAIN);
     }
 
-    /// O(1): passes over [`MOST_PASSES`] entries at most.
+    /// O(1): passes over a bounded number of entries.
     fn evict<N: Nodes>(&mut self, nodes: &mut N, newcomer: Option<&Newcomer>) -> Option<u32> {
-        let weight = self.weight();
-        if newcomer.is_some() && !self.full {
+        let mode = self.mode();
+        if let Some(newcomer) = newcomer
+            && !self.full
+        {
             self.full = true;
-            self.level = weight;
-        }
-        let most = small_share(weight);
-        let mut passes = 0;
-        while self.main.is_empty() || self.small.weight() >= most {
-            let token = self.small.tail();
-            if token == NONE {
-                return None;
-            }
-            let (node, hash) = nodes.node_and_hash(token);
-            let (hits, newer) = (node.hits(), node.links.newer);
-            node.set_hits(0);
-            self.small.pop(nodes, newer);
-            if hits >= HITS_TO_STAY && passes < MOST_PASSES {
-                passes += 1;
-                self.main.push_to(nodes, token, MAIN);
-                continue;
-            }
-            if self.fail() {
-                let stale = self.main.tail();
-                let node = nodes.node_mut(stale);
-                let (hits, newer) = (node.hits(), node.links.newer);
-                if hits == 0 {
-                    self.main.pop(nodes, newer);
-                    self.main.push_to(nodes, token, MAIN);
-                    return Some(stale);
+            self.level = self.weight();
+            if mode.guards() && newcomer.kind & REMEMBERED != 0 {
+                let guest = let_in(&mut self.real(nodes).0);
+                if guest.is_some() {
+                    return guest;
                 }
-                node.set_hits(hits - 1);
-                self.main.turn(nodes);
+                self.refused = true;
             }
-            self.ghosts.remember_among(hash, self.len());
-            return Some(token);
         }
-        loop {
-            let token = self.main.tail();
-            let node = nodes.node_mut(token);
-            let (hits, newer) = (node.hits(), node.links.newer);
-            if hits == 0 || passes == MOST_PASSES {
-                self.main.pop(nodes, newer);
-                return Some(token);
-            }
-            passes += 1;
-            node.set_hits(hits - 1);
-            self.main.turn(nodes);
+        if self.shape != self.mode.load(Relaxed) {
+            self.reshape(nodes);
         }
+        let (mut real, failures) = self.real(nodes);
+        mode.evict(&mut real, failures)
     }
 
     fn coldest_first<N: Nodes>(&self, nodes: &N, mut each: impl FnMut(u32)) {
@@ -233,10 +392,49 @@ impl drive::Policy for Steady {
         self.main.oldest_first(nodes, each);
     }
 
+    fn wanted(&self, slots: usize) -> usize {
+        let rings = rings_for(slots);
+        let blocks = if self.leads { duel::blocks_for(slots) } else { 0 };
+        let blocks = blocks.max(self.duel.blocks());
+        if rings <= self.ghosts && blocks == self.duel.blocks() {
+            return 0;
+        }
+        // An eighth more than there were, so that growing costs little in the long run.
+        let step = if rings > self.ghosts { self.ghosts + self.ghosts / 8 } else { self.ghosts };
+        (rings.max(step) + duel::lines_of(blocks)) * size_of::<Ring>()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Vec<Ring>, TryReserveError> {
+        Ghosts::allocate(bytes)
+    }
+
+    fn adopt(&mut self, mut lines: Vec<Ring>) -> Vec<Ring> {
+        if lines.len() <= self.lines.len() {
+            return lines;
+        }
+        let (ghosts, blocks) = split(lines.len(), self.leads);
+        let (old_ghosts, old_shadows) = self.lines.split_at(self.ghosts);
+        let (new_ghosts, new_shadows) = lines.split_at_mut(ghosts);
+        stretch(old_ghosts, new_ghosts);
+        self.duel.adopt(old_shadows, new_shadows, blocks);
+        self.ghosts = ghosts;
+        std::mem::replace(&mut self.lines, lines)
+    }
+
+    fn bytes_of(lines: &Vec<Ring>) -> usize {
+        Ghosts::bytes_of(lines)
+    }
+
+    fn bytes(&self) -> usize {
+        Self::bytes_of(&self.lines)
+    }
+
     fn validate<N: Nodes>(&self, nodes: &N, len: usize, weight: usize) -> Result<(), String> {
         self.small.validate(nodes, |node| node.place == SMALL)?;
         self.main.validate(nodes, |node| node.place == MAIN)?;
-        self.ghosts.validate()?;
+        let (ghosts, shadows) = self.lines.split_at(self.ghosts);
+        check(ghosts)?;
+        self.duel.validate(shadows)?;
         tally(&[&self.small, &self.main], len, weight)
     }
 }

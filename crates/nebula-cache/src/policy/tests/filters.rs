@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 
 use super::{
-    super::{ghosts::Ghosts, sketch::Sketch},
+    super::{
+        ghosts::{Ghosts, remember_among},
+        sketch::Sketch,
+    },
     mock::hash_of,
     models::{Keys, Model},
 };
@@ -96,7 +99,8 @@ impl SteadyModel {
                     }
                     self.main.push_back((stale, hits - 1));
                 }
-                self.ghosts.remember_among(hash_of(key), self.len());
+                let len = self.len();
+                remember_among(self.ghosts.rings_mut(), hash_of(key), len);
                 return key;
             }
             let (key, hits) = self.main.pop_front().unwrap();

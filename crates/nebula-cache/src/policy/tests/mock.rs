@@ -68,8 +68,17 @@ pub(crate) struct Mock<P> {
 impl<P: Policy> Mock<P> {
     /// With `slots` slots, and more as they are needed.
     pub(crate) fn new(kind: PolicyKind, capacity: usize, slots: usize) -> Self {
+        Self::of(P::new(kind), kind, capacity, slots)
+    }
+
+    /// As [`new`](Self::new); the policy is the one that leads in its cache.
+    pub(crate) fn leading(kind: PolicyKind, capacity: usize, slots: usize) -> Self {
+        Self::of(P::new(kind).fork(true), kind, capacity, slots)
+    }
+
+    fn of(policy: P, kind: PolicyKind, capacity: usize, slots: usize) -> Self {
         let mut mock = Self {
-            policy: P::new(kind),
+            policy,
             slots: Slots::default(),
             free: Vec::new(),
             tokens: HashMap::new(),
@@ -83,7 +92,7 @@ impl<P: Policy> Mock<P> {
         mock
     }
 
-    fn grow(&mut self, slots: usize) {
+    pub(crate) fn grow(&mut self, slots: usize) {
         let old = self.slots.0.len();
         let new = old + slots;
         let wanted = self.policy.wanted(new);
@@ -119,7 +128,10 @@ impl<P: Policy> Mock<P> {
             return;
         }
         if self.policy.shares_hits() {
-            self.slots.node(token).hit();
+            let node = self.slots.node(token);
+            if node.hit() {
+                self.policy.note(node, self.slots.hash(token));
+            }
         } else {
             self.policy.touch(&mut self.slots, token);
         }

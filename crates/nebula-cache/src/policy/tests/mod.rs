@@ -3,6 +3,7 @@
 mod filters;
 pub(crate) mod mock;
 mod models;
+mod steady;
 
 use proptest::{collection::vec, prelude::*};
 
@@ -178,14 +179,15 @@ fn steady_lets_all_pass_again_once_it_was_emptied() {
 
 #[test]
 fn as_many_are_remembered_as_there_is_room_for_and_as_are_wanted() {
-    let mut ghosts = ghosts::Ghosts::default();
-    ghosts.adopt(ghosts::Ghosts::allocate(ghosts.wanted(620)).unwrap());
+    let mut memory = ghosts::Ghosts::default();
+    memory.adopt(ghosts::Ghosts::allocate(memory.wanted(620)).unwrap());
     for (most, range) in [(10_000, 500..=620), (200, 160..=220), (60, 45..=80)] {
         // Those of the round before fade first.
-        (0..20_000).for_each(|key| ghosts.remember_among(mock::hash_of(key), most));
-        let remembered = (0..20_000).filter(|&key| ghosts.recall(mock::hash_of(key))).count();
+        (0..20_000)
+            .for_each(|key| ghosts::remember_among(memory.rings_mut(), mock::hash_of(key), most));
+        let remembered = (0..20_000).filter(|&key| memory.recall(mock::hash_of(key))).count();
         assert!(range.contains(&remembered), "{remembered} of {most}");
-        ghosts.validate().unwrap();
+        memory.validate().unwrap();
     }
 }
 
@@ -291,7 +293,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn survives<P: drive::Policy>(kind: PolicyKind, steps: &[Step]) {
-    let mut mock = Mock::<P>::new(kind, 100, 0);
+    let mut mock = Mock::<P>::leading(kind, 100, 0);
     for step in steps {
         match *step {
             Step::Request(key, weight) => _ = mock.request(key, weight),
