@@ -607,7 +607,8 @@ impl Node {
         self.tree.locked(|locked| {
             // Owners' charges are looked at one by one from now on.
             let mut called = vec![];
-            self.throttle_locked(largest, least, &mut called);
+            self.set_throttle(largest, least);
+            self.throttle_locked(&mut called);
             Self::collect_from(&called);
             for owner in called {
                 owner.node.settle(locked);
@@ -615,18 +616,13 @@ impl Node {
         });
     }
 
-    fn throttle_locked(
-        &self,
-        largest: Option<usize>,
-        least: Option<u8>,
-        called: &mut Vec<Arc<Slack>>,
-    ) {
-        self.set_throttle(largest, least);
+    fn throttle_locked(&self, called: &mut Vec<Arc<Slack>>) {
+        self.tune_throttle();
         let family = self.family.lock();
         if self.is_throttled() {
             called.extend(family.owners.iter().filter(|owner| owner.call()).cloned());
         }
         let children = family.children.values();
-        children.for_each(|child| child.throttle_locked(largest, least, called));
+        children.for_each(|child| child.throttle_locked(called));
     }
 }

@@ -454,7 +454,8 @@ impl PressureSource for MemoryBudget {
     }
 }
 
-/// Limits single charges in this budget and in all below, also in children made later.
+/// Limits single charges in this budget and in all below, also in children made later. Where several
+/// budgets from here to the root are limited, the tightest wish counts, and each is lifted by itself.
 ///
 /// What is charged already stays, and who waits in line already is served. Unspent funds of
 /// [local accounts](MemoryBudget::local) are called in, so that from the return of the call on

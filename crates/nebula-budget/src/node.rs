@@ -55,10 +55,16 @@ pub(crate) struct Node {
     pub(crate) hot: Hot,
     /// The largest `committed` seen.
     peak: AtomicUsize,
-    /// What a throttle says of single charges; `usize::MAX` for nothing. Written under the lock.
+    /// What throttles say of single charges, here and above: the tightest; `usize::MAX` for
+    /// nothing. Written under the lock.
     throttle: AtomicUsize,
-    /// What a throttle says of priorities: the lowest that may charge. Written under the lock.
+    /// What was said here of them. Written under the lock.
+    own_throttle: AtomicUsize,
+    /// What throttles say of priorities, here and above: the lowest that may charge. Written under
+    /// the lock.
     least_priority: AtomicU8,
+    /// What was said here of them. Written under the lock.
+    own_least_priority: AtomicU8,
     /// The lowest of all from here to the root.
     priority: u8,
     /// Where the user wants to hear of `committed`; `usize::MAX` for nowhere.
@@ -164,7 +170,9 @@ impl Node {
             hot,
             peak: AtomicUsize::new(0),
             throttle: AtomicUsize::new(throttle),
+            own_throttle: AtomicUsize::new(usize::MAX),
             least_priority: AtomicU8::new(least),
+            own_least_priority: AtomicU8::new(0),
             priority,
             high: AtomicUsize::new(config.high_bytes()),
             over_high: AtomicBool::new(false),
@@ -439,14 +447,23 @@ impl Node {
         high - high / 16
     }
 
-    /// Changes what a throttle says; `None` leaves that wish as it is.
+    /// Changes what a throttle says here; `None` leaves that wish as it is. It takes effect by
+    /// [`tune_throttle`](Self::tune_throttle).
     pub(crate) fn set_throttle(&self, largest: Option<usize>, least: Option<u8>) {
         if let Some(largest) = largest {
-            self.throttle.store(largest, Relaxed);
+            self.own_throttle.store(largest, Relaxed);
         }
         if let Some(least) = least {
-            self.least_priority.store(least, Relaxed);
+            self.own_least_priority.store(least, Relaxed);
         }
+    }
+
+    /// Takes over what throttles say here and above, where that is right already.
+    pub(crate) fn tune_throttle(&self) {
+        let above = |parent: &Arc<Self>| (parent.throttle_limit(), parent.least_priority());
+        let (largest, least) = self.parent.as_ref().map_or((usize::MAX, 0), above);
+        self.throttle.store(self.own_throttle.load(Relaxed).min(largest), Relaxed);
+        self.least_priority.store(self.own_least_priority.load(Relaxed).max(least), Relaxed);
         if self.state() != BudgetState::Released {
             let refused = self.priority < self.least_priority();
             let largest = if refused { 0 } else { self.throttle_limit() };

@@ -128,7 +128,11 @@ impl Slack {
         self.node.tree.locked(|locked| {
             self.hand_in_claims();
             let left = self.left.load(Relaxed);
-            let spent = bytes <= left && self.node.permit(bytes).is_ok();
+            // What is left of a budget that is released was being spent when that looked: its report
+            // counts this charge as made.
+            let may =
+                || self.node.state() == BudgetState::Released || self.node.permit(bytes).is_ok();
+            let spent = bytes <= left && may();
             if spent {
                 self.left.store(left - bytes, Release);
                 self.charges.store(self.charges.load(Relaxed).wrapping_add(1), Relaxed);

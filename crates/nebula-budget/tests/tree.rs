@@ -364,6 +364,46 @@ fn sizes_and_priorities_are_throttled_side_by_side() {
 }
 
 #[test]
+fn of_several_throttles_up_to_the_root_the_tightest_counts_and_each_is_lifted_by_itself() {
+    let root = MemoryBudget::root("root", 10_000).unwrap();
+    let tenant = root.child_with("tenant", &of_priority(1000, 10)).unwrap();
+    let child = tenant.child("child", 100).unwrap();
+    let codes = |bytes| {
+        [&tenant, &child].map(|budget| match budget.try_charge(bytes) {
+            Ok(()) => {
+                budget.credit(bytes);
+                "ok"
+            }
+            Err(error) => error.code(),
+        })
+    };
+    root.limit_priority(Some(100));
+    for looser in [Some(5), None] {
+        tenant.limit_priority(looser);
+        assert_eq!(codes(1), ["low_priority"; 2], "the root's wish stands");
+    }
+    child.limit_priority(Some(11));
+    root.limit_priority(None);
+    assert_eq!(codes(1), ["ok", "low_priority"], "and so does the child's");
+    child.limit_priority(None);
+    assert_eq!(codes(1), ["ok"; 2]);
+
+    tenant.limit_single_charges(Some(20));
+    root.limit_single_charges(Some(10));
+    let late = tenant.child("late", 100).unwrap();
+    assert_eq!(codes(11), ["throttled"; 2]);
+    tenant.limit_single_charges(Some(30));
+    assert_eq!(codes(11), ["throttled"; 2]);
+    root.limit_single_charges(None);
+    assert_eq!((codes(30), codes(31)), (["ok"; 2], ["throttled"; 2]));
+    assert_eq!(late.try_charge(31).unwrap_err().code(), "throttled");
+    tenant.limit_single_charges(None);
+    assert_eq!(codes(31), ["ok"; 2]);
+    late.try_charge(31).unwrap();
+    late.credit(31);
+}
+
+#[test]
 fn unspent_funds_do_not_carry_a_low_priority_past_a_throttle() {
     let root = MemoryBudget::root("root", 1 << 20).unwrap();
     let low = root.child_with("low", &of_priority(1 << 20, 10)).unwrap();

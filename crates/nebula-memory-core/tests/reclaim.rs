@@ -232,6 +232,29 @@ fn a_registration_ends_with_its_guard_or_its_target() {
     assert_eq!(registry.reclaimable(), 0);
 }
 
+/// Panics when it is asked what it has.
+struct Unsure;
+
+impl Reclaim for Unsure {
+    fn reclaimable(&self) -> usize {
+        std::panic::resume_unwind(Box::new(InjectedPanic))
+    }
+    fn reclaim(&self, wanted: usize, _urgency: PressureLevel) -> usize {
+        wanted
+    }
+}
+
+#[test]
+fn whoever_panics_when_asked_what_it_has_is_listed_with_nothing() {
+    let registry = ReclaimRegistry::new();
+    let unsure = Arc::new(Unsure);
+    registry.register("unsure", 3, weak(&unsure)).detach();
+    assert_eq!(registry.list(), [("unsure".to_owned(), 3, 0)]);
+    assert_eq!(registry.reclaimable(), 0);
+    let report = ReclaimRegistry::reclaim_spread(&[registry], 9, HIGH);
+    assert_eq!((report.given, report.asked), (9, 1), "and asked all the same");
+}
+
 #[test]
 fn a_target_that_is_gone_may_be_unregistered_late() {
     let (registry, log) = (ReclaimRegistry::new(), Arc::default());

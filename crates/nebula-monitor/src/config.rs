@@ -67,7 +67,7 @@ pub struct MonitoringConfig {
     /// every check above `Normal`.
     #[cfg_attr(feature = "serde", serde(with = "nebula_memory_core::human_duration"))]
     pub cool_down: Duration,
-    /// How many samples are kept for pictures; 512 by default, about 30 KiB. Zero keeps none.
+    /// How many samples are kept for pictures; 512 by default, 48 KiB. Zero keeps none.
     pub history: usize,
 }
 

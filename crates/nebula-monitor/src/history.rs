@@ -102,10 +102,10 @@ impl Ring {
         self.samples.len()
     }
 
-    /// Copies into `samples` what its capacity holds.
+    /// Copies into `samples` the latest that its capacity holds.
     pub(crate) fn copy_into(&self, samples: &mut Vec<Sample>) {
         let room = samples.capacity() - samples.len();
-        samples.extend(self.samples.iter().take(room));
+        samples.extend(self.samples.iter().skip(self.samples.len().saturating_sub(room)));
     }
 }
 

@@ -112,7 +112,7 @@ impl Step {
 
 /// Levels with hysteresis, cool-down and the pace of checks.
 ///
-/// A level holds if any of these says so, for any source:
+/// A level holds if any of these says so, for any source, each by itself:
 /// - usage: reached at its threshold, and left when usage falls below that by the hysteresis;
 /// - growth: reached when at least half of the limit is in use and what is left will be gone within
 ///   its time, going by the growth over the window (least squares); left when it would last for
@@ -142,8 +142,9 @@ pub struct PressureMachine {
     config: MonitoringConfig,
     level: PressureLevel,
     state: MonitorState,
-    /// Of each source.
-    trends: Vec<Trend>,
+    sources: Vec<Seen>,
+    /// The level that stalls call for.
+    stalls: PressureLevel,
     /// When each level last reclaimed.
     reclaimed: [Option<Duration>; PressureLevel::ALL.len()],
 }
@@ -159,7 +160,8 @@ impl PressureMachine {
             config,
             level: PressureLevel::Normal,
             state: MonitorState::Idle,
-            trends: Vec::new(),
+            sources: Vec::new(),
+            stalls: PressureLevel::Normal,
             reclaimed: [None; PressureLevel::ALL.len()],
         })
     }
@@ -188,7 +190,8 @@ impl PressureMachine {
 
     /// Takes in a reading made at `now`: that of the only source, or of the fullest.
     ///
-    /// Times before the previous one count as that one.
+    /// A time a little before the previous one adds nothing to what is known of growth; from one
+    /// that is more than a window before it on, growth is watched anew.
     pub fn observe(&mut self, now: Duration, reading: PressureReading) -> Step {
         let readings = [Some((now, reading))];
         self.observe_all(now, Observation { readings: &readings, stall: None })
@@ -200,32 +203,29 @@ impl PressureMachine {
     pub fn observe_all(&mut self, now: Duration, observation: Observation<'_>) -> Step {
         self.begin();
         let readings = observation.readings;
-        if self.trends.len() < readings.len() {
-            self.trends.resize_with(readings.len(), Trend::default);
+        if self.sources.len() < readings.len() {
+            self.sources.resize_with(readings.len(), Seen::default);
         }
-        for (trend, reading) in self.trends.iter_mut().zip(readings) {
-            match reading {
-                Some((at, reading)) => trend.push(*at, reading.used, self.config.window),
-                // What comes after a gap says nothing of growth.
-                None => *trend = Trend::default(),
-            }
-        }
-
         let from = self.level;
         let mut best = Verdict::default();
         let mut exhaustion: Option<Duration> = None;
-        for (source, reading) in readings.iter().enumerate() {
-            let Some((_, reading)) = *reading else { continue };
-            let verdict = self.judge(source, reading);
+        for (source, (seen, reading)) in self.sources.iter_mut().zip(readings).enumerate() {
+            let Some((at, reading)) = *reading else {
+                // What comes after a gap says nothing of growth.
+                *seen = Seen::default();
+                continue;
+            };
+            seen.trend.push(at, reading.used, self.config.window);
+            let verdict = seen.judge(&self.config, source, reading);
             let left = time_left(reading, verdict.rate);
             exhaustion = [exhaustion, left].into_iter().flatten().min();
             if best.is_below(&verdict) {
                 best = verdict;
             }
         }
-        let stalled = self.level_of_stalls(observation.stall);
-        if stalled > best.level {
-            (best.level, best.cause) = (stalled, Cause::Stalls);
+        self.stalls = level_of_stalls(&self.config, self.stalls, observation.stall);
+        if self.stalls > best.level {
+            (best.level, best.cause) = (self.stalls, Cause::Stalls);
         }
         let to = best.level;
         self.level = to;
@@ -263,44 +263,6 @@ impl PressureMachine {
         self.reclaimed[level as usize].is_none_or(cooled)
     }
 
-    fn judge(&self, source: usize, reading: PressureReading) -> Verdict {
-        let rate = self.trends.get(source).and_then(Trend::rate);
-        let usage = self.level_of_usage(reading);
-        let growth = self.level_of_growth(reading, rate);
-        let cause = if usage >= growth { Cause::Usage } else { Cause::Growth };
-        Verdict { level: usage.max(growth), cause, source, reading, rate }
-    }
-
-    fn level_of_usage(&self, reading: PressureReading) -> PressureLevel {
-        let Some(limit) = reading.limit else { return PressureLevel::Normal };
-        let reached = |level: &PressureLevel| reading.used >= entry(&self.config, *level, limit);
-        let rising = above_normal().rev().find(reached).unwrap_or_default();
-        rising.max(held(&self.config, self.level, reading))
-    }
-
-    fn level_of_growth(&self, reading: PressureReading, rate: Option<f64>) -> PressureLevel {
-        let half = reading.limit.is_some_and(|limit| reading.used >= limit.div_ceil(2));
-        let Some(left) = time_left(reading, rate).filter(|_| half) else {
-            return PressureLevel::Normal;
-        };
-        let holds = |level: &PressureLevel| {
-            let within = self.config.within(*level);
-            let lasting = *level <= self.level && left <= within.saturating_mul(2);
-            !within.is_zero() && (left <= within || lasting)
-        };
-        above_normal().rev().find(holds).unwrap_or_default()
-    }
-
-    fn level_of_stalls(&self, stall: Option<f64>) -> PressureLevel {
-        let Some(stall) = stall else { return PressureLevel::Normal };
-        let holds = |level: &PressureLevel| {
-            let threshold = self.config.stall(*level);
-            threshold > 0.0
-                && (stall >= threshold || *level <= self.level && stall >= threshold / 2.0)
-        };
-        above_normal().rev().find(holds).unwrap_or_default()
-    }
-
     /// The time until the next check: short under pressure; while usage rises, a quarter of the
     /// time that it would take to be at `Elevated`, so that the checks come closer together as it
     /// comes nearer; and long otherwise.
@@ -310,7 +272,7 @@ impl PressureMachine {
             return fast;
         }
         let mut next = slow;
-        for (trend, reading) in self.trends.iter().zip(readings) {
+        for (Seen { trend, .. }, reading) in self.sources.iter().zip(readings) {
             let Some((_, PressureReading { used, limit: Some(limit) })) = *reading else {
                 continue;
             };
@@ -323,6 +285,72 @@ impl PressureMachine {
         }
         next.max(fast)
     }
+}
+
+/// What is known of a source: how it grows, and the levels that it has called for. Each is held by
+/// what has reached it: one source that is nearly at a level does not keep what another has left.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    trend: Trend,
+    usage: PressureLevel,
+    growth: PressureLevel,
+}
+
+impl Seen {
+    fn judge(
+        &mut self,
+        config: &MonitoringConfig,
+        source: usize,
+        reading: PressureReading,
+    ) -> Verdict {
+        let rate = self.trend.rate();
+        self.usage = level_of_usage(config, self.usage, reading);
+        self.growth = level_of_growth(config, self.growth, reading, rate);
+        let cause = if self.usage >= self.growth { Cause::Usage } else { Cause::Growth };
+        Verdict { level: self.usage.max(self.growth), cause, source, reading, rate }
+    }
+}
+
+fn level_of_usage(
+    config: &MonitoringConfig,
+    before: PressureLevel,
+    reading: PressureReading,
+) -> PressureLevel {
+    let Some(limit) = reading.limit else { return PressureLevel::Normal };
+    let reached = |level: &PressureLevel| reading.used >= entry(config, *level, limit);
+    let rising = above_normal().rev().find(reached).unwrap_or_default();
+    rising.max(held(config, before, reading))
+}
+
+fn level_of_growth(
+    config: &MonitoringConfig,
+    before: PressureLevel,
+    reading: PressureReading,
+    rate: Option<f64>,
+) -> PressureLevel {
+    let half = reading.limit.is_some_and(|limit| reading.used >= limit.div_ceil(2));
+    let Some(left) = time_left(reading, rate).filter(|_| half) else {
+        return PressureLevel::Normal;
+    };
+    let holds = |level: &PressureLevel| {
+        let within = config.within(*level);
+        let lasting = *level <= before && left <= within.saturating_mul(2);
+        !within.is_zero() && (left <= within || lasting)
+    };
+    above_normal().rev().find(holds).unwrap_or_default()
+}
+
+fn level_of_stalls(
+    config: &MonitoringConfig,
+    before: PressureLevel,
+    stall: Option<f64>,
+) -> PressureLevel {
+    let Some(stall) = stall else { return PressureLevel::Normal };
+    let holds = |level: &PressureLevel| {
+        let threshold = config.stall(*level);
+        threshold > 0.0 && (stall >= threshold || *level <= before && stall >= threshold / 2.0)
+    };
+    above_normal().rev().find(holds).unwrap_or_default()
 }
 
 /// What one source says.

@@ -8,15 +8,19 @@ use crate::{MonitoringConfig, Observation, PressureMachine, Step};
 
 const HEADER: &str = "nebula-monitor recording 1";
 
-/// When each source was read and what it said.
-type Readings = Vec<Option<(Duration, PressureReading)>>;
+/// When a source was read and what it said; `None` if it failed.
+type Reading = Option<(Duration, PressureReading)>;
+
+/// That of each source.
+type Readings = Vec<Reading>;
 
 /// A series of observations: recorded by a live monitor
 /// ([`MonitorBuilder::record`](crate::MonitorBuilder::record)), or made up.
 ///
 /// The text form ([`Display`](fmt::Display) and [`FromStr`]) has a line for each check: nanoseconds,
 /// the stalled part of the time or `-`, and for each source `used/limit` (`-` for no limit), `x`
-/// where it failed, and `=` where it was not read anew.
+/// where it failed, and `=` where it was not read anew; a reading that is new, but was made at
+/// another time than that of the check, has this behind it: `used/limit@nanoseconds`.
 ///
 /// ```
 /// use nebula_monitor::{MonitoringConfig, PressureLevel, Recording};
@@ -90,20 +94,28 @@ fn write_frame(
     out: &mut dyn fmt::Write,
     at: Duration,
     Observation { readings, stall }: Observation<'_>,
+    is_known: impl Fn(usize, Reading) -> bool,
 ) -> fmt::Result {
     write!(out, "{}", at.as_nanos())?;
     match stall {
         Some(stall) => write!(out, " {stall}")?,
         None => out.write_str(" -")?,
     }
-    for reading in readings {
-        match reading {
-            None => out.write_str(" x")?,
-            Some((then, _)) if *then != at => out.write_str(" =")?,
-            Some((_, PressureReading { used, limit: Some(limit) })) => {
-                write!(out, " {used}/{limit}")?;
-            }
-            Some((_, PressureReading { used, limit: None })) => write!(out, " {used}/-")?,
+    for (source, reading) in readings.iter().enumerate() {
+        let Some((then, PressureReading { used, limit })) = *reading else {
+            out.write_str(" x")?;
+            continue;
+        };
+        if then != at && is_known(source, *reading) {
+            out.write_str(" =")?;
+            continue;
+        }
+        match limit {
+            Some(limit) => write!(out, " {used}/{limit}")?,
+            None => write!(out, " {used}/-")?,
+        }
+        if then != at {
+            write!(out, "@{}", then.as_nanos())?;
         }
     }
     out.write_str("\n")
@@ -113,6 +125,7 @@ fn write_header<'n>(out: &mut dyn fmt::Write, names: impl Iterator<Item = &'n st
     writeln!(out, "{HEADER}")?;
     for (i, name) in names.enumerate() {
         let plain = name.replace(['\t', '\n', '\r'], " ");
+        let plain = if plain.is_empty() { "unnamed" } else { &plain };
         write!(out, "{}{plain}", if i == 0 { "" } else { "\t" })?;
     }
     out.write_str("\n")
@@ -121,9 +134,12 @@ fn write_header<'n>(out: &mut dyn fmt::Write, names: impl Iterator<Item = &'n st
 impl fmt::Display for Recording {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_header(f, self.sources.iter().map(String::as_str))?;
+        let mut before: &[Reading] = &[];
         for frame in &self.frames {
             let observation = Observation { readings: &frame.readings, stall: frame.stall };
-            write_frame(f, frame.at, observation)?;
+            let is_known = |source: usize, reading| before.get(source) == Some(&reading);
+            write_frame(f, frame.at, observation, is_known)?;
+            before = &frame.readings;
         }
         Ok(())
     }
@@ -156,19 +172,24 @@ impl FromStr for Recording {
 }
 
 fn parse_frame(line: &str, before: &Readings) -> Option<Frame> {
+    let nanos = |text: &str| Some(Duration::from_nanos(text.parse().ok()?));
     let mut fields = line.split(' ');
-    let at = Duration::from_nanos(fields.next()?.parse().ok()?);
+    let at = nanos(fields.next()?)?;
     let stall = match fields.next()? {
         "-" => None,
         part => Some(part.parse().ok().filter(|part: &f64| (0.0..=1.0).contains(part))?),
     };
-    let reading = |(field, before): (&str, &Option<(Duration, PressureReading)>)| match field {
+    let reading = |(field, before): (&str, &Reading)| match field {
         "x" => Some(None),
         "=" => before.map(Some),
         field => {
+            let (field, then) = match field.split_once('@') {
+                Some((field, then)) => (field, nanos(then)?),
+                None => (field, at),
+            };
             let (used, limit) = field.split_once('/')?;
             let limit = if limit == "-" { None } else { Some(limit.parse().ok()?) };
-            Some(Some((at, PressureReading { used: used.parse().ok()?, limit })))
+            Some(Some((then, PressureReading { used: used.parse().ok()?, limit })))
         }
     };
     let fields: Vec<_> = fields.collect();
@@ -205,7 +226,8 @@ impl Recorder {
         }
         self.line.clear();
         let written = (self.begun || write_header(&mut self.line, names).is_ok())
-            && write_frame(&mut self.line, at, observation).is_ok();
+            // A monitor's reading of another time is one that it has not made anew.
+            && write_frame(&mut self.line, at, observation, |_, _| true).is_ok();
         self.begun = true;
         let (out, line) = (&mut self.out, self.line.as_bytes());
         let put = quietly(|| out.write_all(line).is_ok());

@@ -97,7 +97,7 @@ struct Slow {
     stats: MonitorStats,
     last: Option<Sample>,
     history: Ring,
-    sources: Vec<SourceReport>,
+    sources: Arc<[SourceReport]>,
 }
 
 /// A view of a running monitor: cheap to clone, and to ask from any thread.
@@ -122,7 +122,7 @@ pub struct MonitorStatus {
 impl MonitorStatus {
     pub(crate) fn new(sources: Vec<SourceReport>, history: usize) -> Self {
         let history = Ring::new(history);
-        let slow = Mutex::new(Slow { history, sources, ..Slow::default() });
+        let slow = Mutex::new(Slow { history, sources: sources.into(), ..Slow::default() });
         let (level, state) = (AtomicU8::new(0), AtomicU8::new(0));
         Self { shared: Arc::new(Shared { level, state, slow }) }
     }
@@ -168,7 +168,9 @@ impl MonitorStatus {
 
     /// What is known about each source.
     pub fn sources(&self) -> Vec<SourceReport> {
-        self.shared.slow.lock().sources.clone()
+        // Nothing is allocated under the lock.
+        let sources = Arc::clone(&self.shared.slow.lock().sources);
+        sources.to_vec()
     }
 
     pub(crate) fn set_state(&self, state: MonitorState) {
@@ -212,6 +214,7 @@ impl MonitorStatus {
     }
 
     pub(crate) fn set_sources(&self, sources: Vec<SourceReport>) {
+        let sources = sources.into();
         let old = std::mem::replace(&mut self.shared.slow.lock().sources, sources);
         drop(old);
     }

@@ -20,7 +20,8 @@ pub struct Blame {
     pub used: usize,
     /// By how many bytes it has grown.
     pub growth: usize,
-    /// In what time: the window, or as long as it has been watched.
+    /// In what time: the window, or as long as it has been watched; or, where checks are further
+    /// apart than the window, since the one before.
     pub over: Duration,
 }
 
@@ -170,9 +171,13 @@ impl Watch {
             let Some(source) = suspect.source.upgrade() else { return false };
             // `source` is dropped in there, too: it may be the last handle by now.
             let Some(reading) = quietly(move || source.read()) else { return false };
-            if let Ok(reading) = reading {
-                suspect.used = reading.used;
-                suspect.trend.push(now, reading.used, window);
+            match reading {
+                Ok(reading) => {
+                    suspect.used = reading.used;
+                    suspect.trend.push(now, reading.used, window);
+                }
+                // What comes after a gap says nothing of growth, and what was before is past.
+                Err(_) => suspect.trend = Trend::default(),
             }
             true
         });

@@ -21,18 +21,25 @@ pub(crate) struct Trend {
     latest: Option<f64>,
     /// The last reading: a point of the series may stand for several.
     last: Option<Point>,
+    /// The one before it, of an earlier time.
+    before: Option<Point>,
     /// Growth over the window, as of the last reading.
     rate: Option<f64>,
 }
 
 impl Trend {
-    /// Takes in a reading. One of the past is ignored, and so is one that is known already.
+    /// Takes in a reading. One of the past is ignored, and so is one that is known already; but
+    /// where the clock has gone back by more than the window, the series begins anew.
     pub(crate) fn push(&mut self, at: Duration, bytes: usize, window: Duration) {
+        if self.last.is_some_and(|last| last.at.saturating_sub(at) > window) {
+            *self = Self::default();
+        }
         if let Some(last) = self.last {
             if (last.at, last.bytes) == (at, bytes) {
                 return;
             }
             let Some(elapsed) = at.checked_sub(last.at) else { return };
+            self.before = if elapsed.is_zero() { self.before } else { Some(last) };
             let growth = bytes as f64 - last.bytes as f64;
             self.latest = Some(match elapsed.as_secs_f64() {
                 // Nothing can be said of a rise in no time at all: it counts as steep.
@@ -103,9 +110,14 @@ impl Trend {
     }
 
     /// Growth from the oldest point of the window to the newest reading, in bytes, and over what
-    /// time; zero if it shrank.
+    /// time; zero if it shrank. With readings further apart than the window, that between the last
+    /// two of them.
     pub(crate) fn growth(&self) -> Option<(usize, Duration)> {
-        let (first, last) = (self.points[..self.len].first()?, self.last?);
+        let last = self.last?;
+        let first = match &self.points[..self.len] {
+            [only] => self.before.unwrap_or(*only),
+            points => *points.first()?,
+        };
         Some((last.bytes.saturating_sub(first.bytes), last.at.saturating_sub(first.at)))
     }
 }
@@ -160,6 +172,24 @@ mod tests {
         assert_eq!(trend.latest(), Some(f64::INFINITY));
         trend.push(Duration::ZERO, 999, WINDOW);
         assert_eq!(trend.growth(), Some((0, Duration::ZERO)));
+    }
+
+    #[test]
+    fn readings_further_apart_than_the_window_tell_of_the_last_two() {
+        assert_eq!(of([(0, 5)]).growth(), Some((0, Duration::ZERO)));
+        let apart = of([(0, 5), (2000, 7), (4000, 10), (4000, 11)]);
+        assert_eq!(apart.growth(), Some((4, Duration::from_secs(2))));
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_begins_anew() {
+        let mut trend =
+            of((0..50_u64).zip((0..).step_by(1000)).map(|(i, used)| (60_000 + 20 * i, used)));
+        assert!(trend.rate().unwrap() > 0.0);
+        for i in 0..50 {
+            trend.push(Duration::from_millis(20 * i), 500, WINDOW);
+        }
+        assert_eq!(trend.rate(), Some(0.0));
     }
 
     proptest! {

@@ -383,6 +383,44 @@ fn droppable_pages_are_taken_as_known_in_between_and_read_near_the_limit() {
 }
 
 #[test]
+fn droppable_pages_that_were_known_before_a_group_was_half_empty_are_forgotten() {
+    let stat = |machine: &Machine, idle: u32| {
+        machine.write("/sys/fs/cgroup/a/memory.stat", format!("inactive_file {idle}\n"));
+    };
+    let machine = Machine::new();
+    machine.process("0::/a\n", &[V2]).v2("/a", "800", "1000");
+    stat(&machine, 300);
+    let group = CgroupV2::open_under(machine.root()).unwrap();
+    assert_eq!(group.read().unwrap(), reading(500, 1000));
+    machine.v2("/a", "100", "1000");
+    assert_eq!(group.read().unwrap(), reading(100, 1000));
+    stat(&machine, 0);
+    machine.v2("/a", "800", "1000");
+    assert_eq!(group.read_usage().unwrap(), reading(800, 1000), "not 300 less");
+}
+
+#[test]
+fn a_report_follows_the_tightest_limit_even_if_another_group_is_fuller() {
+    let (machine, clock) = (Machine::new(), Arc::new(ManualClock::new()));
+    machine.process("0::/a/b\n", &[V2]).v2("/a", "9000", "10000").v2("/a/b", "80", "1000");
+    let mut monitor = MemoryMonitor::builder(MonitoringConfig::default())
+        .system_root(machine.root())
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    monitor.check().unwrap();
+    assert_eq!(monitor.sources()[0].status, SourceStatus::InForce { limit: 1000 });
+    for limit in [500, 2000] {
+        machine.v2("/a/b", "80", &limit.to_string());
+        assert_eq!(monitor.limits().cap(), Some(limit), "whoever asks first");
+        clock.advance(MonitoringConfig::default().interval);
+        monitor.check().unwrap();
+        assert_eq!(monitor.status().last_reading().unwrap().1, reading(9000, 10_000));
+        assert_eq!(monitor.status().sources()[0].status, SourceStatus::InForce { limit });
+    }
+}
+
+#[test]
 fn what_is_left_is_the_least_of_the_chain() {
     let machine = Machine::new();
     // The ancestor is fuller by its ratio, but has more bytes left.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use common::config;
 use nebula_monitor::{
-    MonitorState, MonitoringConfig, PressureLevel, PressureLevel::*, PressureMachine,
-    PressureReading, reclaim_target,
+    Cause, MonitorState, MonitoringConfig, Observation, PressureLevel, PressureLevel::*,
+    PressureMachine, PressureReading, reclaim_target,
 };
 use proptest::prelude::*;
 
@@ -74,6 +74,31 @@ fn without_hysteresis_flapping_is_an_edge_each_time() {
         edges += usize::from(step.is_edge());
     }
     assert_eq!(edges, 9);
+}
+
+#[test]
+fn a_source_that_was_never_at_a_level_does_not_keep_what_another_has_left() {
+    let config =
+        MonitoringConfig { elevated_stall: 0.1, high_stall: 0.4, critical_stall: 0.6, ..config() };
+    let mut machine = PressureMachine::new(config).unwrap();
+    let second = Duration::from_secs(1);
+    // `High` is from 700 on, and left below 600.
+    let mut step = |at: u32, first, second_one, stall| {
+        let readings = [first, second_one].map(|used| Some((second * at, of_thousand(used))));
+        let observation = Observation { readings: &readings, stall: Some(stall) };
+        let step = machine.observe_all(second * at, observation);
+        (step.to, step.source, step.cause)
+    };
+    assert_eq!(step(0, 750, 650, 0.0), (High, 0, Cause::Usage));
+    assert_eq!(step(1, 100, 650, 0.0), (Elevated, 1, Cause::Usage));
+    assert_eq!(step(2, 100, 750, 0.0), (High, 1, Cause::Usage));
+    assert_eq!(step(3, 650, 650, 0.0), (High, 1, Cause::Usage), "it was there itself");
+    assert_eq!(step(4, 650, 100, 0.0), (Elevated, 0, Cause::Usage));
+    // Nor do stalls keep what usage has left, or usage what stalls have.
+    assert_eq!(step(5, 750, 100, 0.3), (High, 0, Cause::Usage));
+    assert_eq!(step(6, 100, 100, 0.3), (Elevated, 0, Cause::Stalls));
+    assert_eq!(step(7, 650, 100, 0.5), (High, 0, Cause::Stalls));
+    assert_eq!(step(8, 650, 100, 0.0), (Elevated, 0, Cause::Usage));
 }
 
 #[test]

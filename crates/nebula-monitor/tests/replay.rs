@@ -159,6 +159,42 @@ proptest! {
 }
 
 #[test]
+fn readings_of_another_time_than_their_checks_and_names_of_nothing_are_written_too() {
+    let reading = |at: u64, used| {
+        Some((Duration::from_millis(at), PressureReading { used, limit: Some(100) }))
+    };
+    let mut recording = Recording::new(["early", ""]);
+    for (at, readings) in [
+        (5, [reading(4, 10), reading(5, 10)]),
+        (9, [reading(4, 10), reading(8, 99)]),
+        (12, [None, reading(8, 99)]),
+        (13, [reading(4, 10), reading(8, 98)]),
+    ] {
+        let observation = Observation { readings: &readings, stall: None };
+        recording.push(Duration::from_millis(at), observation);
+    }
+    let text = recording.to_string();
+    let lines: Vec<_> = text.lines().skip(1).collect();
+    let expected = [
+        "early\tunnamed",
+        "5000000 - 10/100@4000000 10/100",
+        "9000000 - = 99/100@8000000",
+        "12000000 - x =",
+        "13000000 - 10/100@4000000 98/100@8000000",
+    ];
+    assert_eq!(lines, expected);
+    let read: Recording = text.parse().unwrap();
+    assert_eq!(read.to_string(), text);
+    let levels = |recording: &Recording| {
+        let steps = recording.replay(MonitoringConfig::default()).unwrap();
+        steps.iter().map(|(_, step)| step.to).collect::<Vec<_>>()
+    };
+    assert_eq!(levels(&read), levels(&recording));
+    assert_eq!(levels(&read)[1], Critical);
+    assert!(text.replace("@4000000", "@4s").parse::<Recording>().is_err());
+}
+
+#[test]
 fn what_is_wrong_with_a_text_is_said_with_its_line() {
     let parse = |text: &str| match text.parse::<Recording>() {
         Err(MemoryError::SourceUnavailable(fault)) => fault.why,

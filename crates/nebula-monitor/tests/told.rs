@@ -17,7 +17,7 @@ use common::{Dial, Machine, Show, Spare, V2, config, monitor_of};
 use nebula_memory_core::{ManualClock, PressureSource, ReclaimRegistry};
 use nebula_monitor::{
     ActionEffect, Blame, GroupEvents, MemoryMonitor, MonitoringConfig, PressureAction,
-    PressureLevel::*, ResidentMemory, Suspects,
+    PressureLevel::*, Suspects,
 };
 
 static_assertions::assert_impl_all!(nebula_monitor::PressureEvents: Send, Sync);
@@ -179,6 +179,27 @@ fn nobody_is_blamed_if_nobody_has_grown() {
 }
 
 #[test]
+fn whoever_has_grown_is_named_however_seldom_anybody_looks() {
+    let (dial, clock) = (Dial::at(0), clock());
+    assert!(config().interval > config().window);
+    let [grown, old] = ["grown", "old"].map(|name| Dial::new(name, Show::Reading(10, None)));
+    let weak = |dial: &Arc<Dial>| Arc::downgrade(dial) as Weak<dyn PressureSource>;
+    let mut monitor =
+        monitor_of(&dial, &clock).suspect(weak(&grown)).suspect(weak(&old)).build().unwrap();
+    monitor.check().unwrap();
+    clock.advance(config().interval);
+    // What one has grown by before it could not be read any more is past.
+    old.show(Show::Reading(900, None));
+    monitor.check().unwrap();
+    clock.advance(config().interval);
+    old.show(Show::Failure);
+    grown.show(Show::Reading(300, None));
+    dial.set(800);
+    let blame = monitor.check().unwrap().unwrap().blame.unwrap();
+    assert_eq!((&*blame.name, blame.growth, blame.over), ("grown", 290, config().interval));
+}
+
+#[test]
 fn several_registries_give_idle_first_and_in_proportion() {
     let (dial, clock) = (Dial::at(800), clock());
     let registries = [ReclaimRegistry::new(), ReclaimRegistry::new()];
@@ -198,6 +219,13 @@ fn several_registries_give_idle_first_and_in_proportion() {
     // 161 are missing then: three quarters from the first, and the rest.
     assert_eq!(hot[0].asked(), [(121, High)]);
     assert_eq!(hot[1].asked(), [(40, High)]);
+}
+
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn the_default_history_takes_what_the_configuration_says() {
+    let samples = MonitoringConfig::default().history;
+    assert_eq!(samples * size_of::<nebula_monitor::Sample>(), 48 << 10);
 }
 
 #[test]
@@ -266,7 +294,7 @@ fn books_are_compared_with_what_the_process_holds() {
 #[cfg(target_os = "linux")]
 #[test]
 fn this_process_holds_what_it_touches() {
-    let resident = ResidentMemory::open().unwrap();
+    let resident = nebula_monitor::ResidentMemory::open().unwrap();
     let before = resident.bytes().unwrap();
     let block = std::hint::black_box(vec![1_u8; 64 << 20]);
     let after = resident.bytes().unwrap();

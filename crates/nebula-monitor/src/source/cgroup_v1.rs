@@ -99,6 +99,10 @@ impl CgroupV1 {
         self.chain.len()
     }
 
+    pub(crate) fn known_cap(&self) -> Option<usize> {
+        self.chain.known_cap()
+    }
+
     #[cfg(target_os = "linux")]
     pub(crate) fn chain(&self) -> &Chain {
         &self.chain

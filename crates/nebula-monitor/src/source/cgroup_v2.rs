@@ -106,6 +106,10 @@ impl CgroupV2 {
         self.chain.len()
     }
 
+    pub(crate) fn known_cap(&self) -> Option<usize> {
+        self.chain.known_cap()
+    }
+
     pub(crate) fn directory(&self) -> Option<&Path> {
         self.chain.directory()
     }

@@ -191,6 +191,12 @@ impl Chain {
         Ok(bounds)
     }
 
+    /// The tightest limit as it is known, without reading anything.
+    pub(crate) fn known_cap(&self) -> Option<usize> {
+        let limits = self.levels.iter().map(|level| level.known_limit.load(Ordering::Relaxed));
+        limits.min().filter(|limit| *limit != UNLIMITED).map(saturate)
+    }
+
     /// The reading of the group that is fullest.
     pub(crate) fn read(&self, names: &Names, anew: Anew) -> Result<PressureReading, MemoryError> {
         let mut fullest: Option<PressureReading> = None;
@@ -263,6 +269,9 @@ impl Level {
         // out. It matters only when it might be getting tight.
         if used > limit / 2 {
             used = used.saturating_sub(self.droppable(names, anew, used, limit));
+        } else if anew != Anew::Usage {
+            // What was known before would be old when it matters again.
+            self.droppable_at.store(u64::MAX, Ordering::Relaxed);
         }
         Ok(Some(PressureReading { used: saturate(used), limit: Some(saturate(limit)) }))
     }

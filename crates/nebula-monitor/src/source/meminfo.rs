@@ -58,9 +58,13 @@ impl Meminfo {
             let why = format!("{path}: no MemTotal and MemAvailable in kB");
             MemoryError::source_unavailable(NAME, why)
         })?;
-        if let Some((_, free)) = free(self.here) {
-            self.cached.store(available.saturating_sub(free), Ordering::Relaxed);
-        }
+        // Where the two differ about all there is (a container may show a file of its own making),
+        // they speak of different systems.
+        let cached = match free(self.here) {
+            Some((all, free)) if all == total => available.saturating_sub(free),
+            _ => UNKNOWN,
+        };
+        self.cached.store(cached, Ordering::Relaxed);
         Ok(reading(total, available))
     }
 
@@ -99,4 +103,29 @@ fn free(here: bool) -> Option<(u64, u64)> {
 #[cfg(not(target_os = "linux"))]
 fn free(_here: bool) -> Option<(u64, u64)> {
     None
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    fn meminfo(total: u64, available: u64) -> Meminfo {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!("MemTotal: {total} kB\nMemFree: 1 kB\nMemAvailable: {available} kB\n");
+        std::fs::write(file.path(), text).unwrap();
+        let file = KernelFile::open(file.path().to_path_buf()).unwrap();
+        Meminfo { file, here: true, cached: AtomicU64::new(0) }
+    }
+
+    #[test]
+    fn a_container_with_a_meminfo_of_its_own_is_not_glanced_at() {
+        let container = meminfo(1000, 900);
+        assert_eq!(container.read().unwrap(), reading(1000 << 10, 900 << 10));
+        assert_eq!(container.glance(f64::MAX), None, "the call tells of the host");
+        let total = free(true).unwrap().0;
+        let machine = meminfo(total >> 10, total >> 10);
+        machine.read().unwrap();
+        let glance = machine.glance(f64::MAX).unwrap();
+        assert_eq!(glance.limit, machine.read().unwrap().limit);
+    }
 }

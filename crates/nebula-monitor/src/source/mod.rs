@@ -150,6 +150,16 @@ impl Source {
         }
     }
 
+    /// The tightest limit, as it is known from `reading`: of a chain of groups, that need not be
+    /// the one of the fullest.
+    fn known_cap(&self, reading: PressureReading) -> Option<usize> {
+        match self {
+            Self::CgroupV1(source) => source.known_cap(),
+            Self::CgroupV2(source) => source.known_cap(),
+            Self::System(_) | Self::Injected(_) => reading.limit,
+        }
+    }
+
     fn events(&self) -> Option<GroupEvents> {
         match self {
             Self::CgroupV1(source) => source.events(),
@@ -331,20 +341,16 @@ impl Sources {
         let grouped = self.watched.iter().zip(&self.readings).any(group);
         let tight = (config.elevated - config.hysteresis) * 0.9;
         for (watched, known) in self.watched.iter().zip(&mut self.readings) {
-            let before = *known;
-            let near = before.is_none_or(|(_, reading)| reading.ratio() >= tight);
+            let near = known.is_none_or(|(_, reading)| reading.ratio() >= tight);
             let reading = match &watched.source {
                 Source::System(_) if !full && grouped && !near => continue,
                 source => source.read_anew(anew, tight),
             };
             *known = reading.as_ref().ok().map(|reading| (now, *reading));
-            let limits = |known: Option<(_, PressureReading)>| known.map(|known| known.1.limit);
-            if reading.is_err() || limits(before) != limits(*known) {
-                if let Some(report) = self.reports.get_mut(watched.report) {
-                    let status = status(&watched.source, &reading);
-                    round.changed |= report.status != status;
-                    report.status = status;
-                }
+            if let Some(report) = self.reports.get_mut(watched.report) {
+                let status = status(&watched.source, &reading);
+                round.changed |= report.status != status;
+                report.status = status;
             }
             round.failures += u64::from(reading.is_err());
         }
@@ -458,8 +464,8 @@ impl Sources {
 fn status(source: &Source, reading: &Result<PressureReading, MemoryError>) -> SourceStatus {
     match reading {
         Err(error) => SourceStatus::Failed { why: why(error.clone()) },
-        Ok(reading) => match source.bounds(*reading) {
-            Some(bounds) => SourceStatus::InForce { limit: bounds.cap },
+        Ok(reading) => match source.known_cap(*reading) {
+            Some(limit) => SourceStatus::InForce { limit },
             None => SourceStatus::Unlimited,
         },
     }
