@@ -201,7 +201,8 @@ impl Tenant {
     ///     cache::{CacheConfig, Share}, core::ByteSize,
     /// };
     ///
-    /// let memory = Memory::new(MemoryConfig::default())?;
+    /// let process = BudgetConfig::builder(ByteSize::mib(64)).build()?;
+    /// let memory = Memory::new(MemoryConfig::builder().budget(process).build()?)?;
     /// let config = CacheConfig::builder().entries(10_000).build()?;
     /// let pages = TenantPartitions::<u64, Vec<u8>>::new(config)?;
     /// let acme = memory.tenant("acme", &BudgetConfig::builder(ByteSize::mib(8)).build()?)?;

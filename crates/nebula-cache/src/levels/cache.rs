@@ -57,7 +57,9 @@ use crate::{
 ///     cache.insert(key, key * key)?;
 /// }
 /// assert_eq!(cache.len(), 10);
-/// assert_eq!(cache.get(&7), Some(49));
+/// // The others are below, and are found there.
+/// let below = (0..100).find(|key| !cache.is_in_first(key)).unwrap();
+/// assert_eq!(cache.get(&below), Some(below * below));
 /// assert_eq!(cache.stats().levels[0].hits, 1);
 /// # Ok::<(), nebula_memory_core::MemoryError>(())
 /// ```
