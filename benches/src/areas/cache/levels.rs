@@ -57,6 +57,7 @@ const LENGTH: usize = 1000;
 /// A value for each key.
 trait Files {
     fn new() -> Self;
+    #[allow(clippy::ptr_arg, reason = "it is what a level is given")]
     fn put(&self, key: u64, value: &Vec<u8>);
     fn get(&self, key: u64) -> usize;
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{Case, Contender, Stopwatch};
 
 /// How long entries live: longer than any run takes.
-const LIFE: Duration = Duration::from_secs(3600);
+const LIFE: Duration = Duration::from_secs(4000);
 
 /// The cache without a wheel.
 type Plain =

@@ -133,12 +133,12 @@ fn crowd<M: AsyncMap>(name: &'static str) -> Contender {
         |cache, thread| {
             for key in 0..thread.iterations {
                 let open = Cell::new(false);
-                let gate = || {
-                    std::future::poll_fn(|_| match open.get() {
-                        true => Poll::Ready(key),
-                        false => Poll::Pending,
-                    })
-                };
+                let gate =
+                    || {
+                        std::future::poll_fn(|_| {
+                            if open.get() { Poll::Ready(key) } else { Poll::Pending }
+                        })
+                    };
                 let mut tasks = [(); TASKS].map(|()| Box::pin(cache.get_or(key, gate())));
                 for task in &mut tasks {
                     assert!(poll(task.as_mut()).is_pending(), "nothing is there yet");
