@@ -47,8 +47,8 @@ impl<A: Account> Drop for Credit<'_, A> {
 }
 
 /// Entries that left a store. Must be dropped after the lock is released: their `Drop` is the
-/// user's code. What they owned is credited, and their room given back, after they are freed, even
-/// if a `Drop` panics, for which the order of the fields cares.
+/// user's code. What they owned is credited after they are freed, even if a `Drop` panics, for which the
+/// order of the fields cares; their room, at the latest then.
 pub(crate) struct Bag<'c, K, V, A: Account, M: Mode> {
     entries: [Option<(K, V, RemovalCause)>; BATCH],
     len: usize,

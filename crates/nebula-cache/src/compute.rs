@@ -13,6 +13,8 @@ use crate::{
     ComputeError, ConcurrentComputeCache, EntryOptions, Kit,
     flight::{Joined, Lead},
     stats::Timing,
+    store::Entry,
+    times::sealed::Times,
 };
 
 impl<K, V, O: Kit> ConcurrentComputeCache<K, V, O>
@@ -106,8 +108,8 @@ where
         }
     }
 
-    /// Replaces the value of `key` by what `load` finds, if it is there still; whether it has a new
-    /// one. Waits for a computation of it that is under way instead.
+    /// Replaces the value of `key` by what `load` finds, if the entry is there still for which that was
+    /// claimed; whether it has a new one. Waits for a computation of it that is under way instead.
     pub(crate) fn refresh(&self, hash: u64, key: &K, load: impl FnOnce(&K) -> Option<V>) -> bool
     where
         K: Clone,
@@ -116,8 +118,10 @@ where
         match self.flights.join(hash, key, || self.count_wait()) {
             Joined::Lead(lead) => {
                 let Some(value) = load(key) else { return false };
-                // Who removed it meanwhile does not want it back.
-                let wanted = self.engine.peek(hash, key, |_| ()).is_some();
+                // Who removed it meanwhile does not want it back, and who put another value there wants
+                // that.
+                let claimed = |entry: &Entry<K, V, O>| entry.kept.times.is_refreshing();
+                let wanted = self.engine.peek(hash, key, claimed) == Some(true);
                 let mut placed = false;
                 if let Some(key) = lead.take_key().filter(|_| wanted) {
                     placed = self.engine.place(hash, key, value.clone(), None).is_ok();

@@ -21,6 +21,7 @@ use crate::{
     CacheConfig, CacheStats, Capacity, Kit, PolicyKind, RemovalCause,
     bag::{Bag, Credit},
     hooks::Hooks,
+    inside::Inside,
     mode::{Counter, Mode},
     place::too_large,
     policy::drive::Policy,
@@ -165,20 +166,47 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         most.saturating_sub(self.fixed_room())
     }
 
+    /// The most that entries can take of what the cache has now.
+    pub(crate) fn granted_most(&self) -> usize {
+        self.total.capacity().saturating_sub(self.fixed_room())
+    }
+
     /// Whether the cache shares its capacity, and others may have some to lend.
     #[inline]
     pub(crate) fn may_borrow(&self) -> bool {
         self.tenancy.as_ref().is_some_and(Tenancy::is_worth_asking)
     }
 
-    /// Borrows what is missing to have `need` free, as far as it is to be had. No lock may be held.
-    pub(crate) fn borrow(&self, need: usize) {
+    /// Borrows what is missing to have `need` free, as far as it is to be had; `must` says that there is
+    /// no other way to get it. No lock may be held.
+    pub(crate) fn borrow(&self, need: usize, must: bool) {
         if let Some(tenancy) = &self.tenancy {
             let missing = need.saturating_sub(self.total.free());
-            if missing > 0 && tenancy.is_worth_asking() {
+            // (Who is told of what is evicted for somebody may have more evicted for himself, of which
+            // he is told as well; but then he makes do with what his own cache has, or this would go on
+            // and on.)
+            if missing > 0 && !tenancy.is_claiming_within() && (must || tenancy.is_worth_asking()) {
+                let _inside = self.enter();
                 tenancy.claim(missing, |more| self.total.grow(more));
             }
         }
+    }
+
+    /// Notes that user code is about to run, from within which nobody should wait for room that this
+    /// thread holds.
+    pub(crate) fn enter(&self) -> Option<Inside> {
+        // (Nobody gets at a cache that its owner is using.)
+        M::SHARED.then(|| Inside::enter(self.id()))
+    }
+
+    /// Whether this thread runs user code of the cache.
+    pub(crate) fn is_inside(&self) -> bool {
+        M::SHARED && Inside::is_noted(self.id())
+    }
+
+    /// Its address.
+    fn id(&self) -> usize {
+        std::ptr::from_ref(&*self.total).addr()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -517,8 +545,11 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         Bag::new(&self.account, &self.total, self.hooks.evictions.as_deref())
     }
 
-    /// Shows what is in the bag to the listener and drops it.
-    pub(crate) fn let_go(&self, bag: BagOf<'_, K, V, O, M>) {
+    /// Gives back the room of what is in the bag, shows it to the listener, and drops it.
+    pub(crate) fn let_go(&self, mut bag: BagOf<'_, K, V, O, M>) {
+        // Before, so that who is told, or dropped, can put something in its place.
+        bag.room.give_up();
+        let _inside = if bag.is_empty() { None } else { self.enter() };
         self.hooks.show_all(&bag);
         drop(bag);
     }

@@ -19,6 +19,7 @@ mod flight;
 pub mod flight;
 mod hasher;
 mod hooks;
+mod inside;
 mod kit;
 mod lanes;
 #[cfg(not(nebula_loom))]

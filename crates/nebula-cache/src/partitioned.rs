@@ -206,8 +206,7 @@ where
     /// As [`add`](PartitionedCache::add); nothing has changed then.
     pub fn set_share(&self, name: &str, share: Share) -> Result<bool, MemoryError> {
         let Some(partition) = self.get(name) else { return Ok(false) };
-        partition.tenancy().set_share(share, &*partition.0)?;
-        Ok(true)
+        partition.tenancy().set_share(share, &*partition.0)
     }
 
     /// Removes a partition, and every entry of it; whether there was one. What it was guaranteed is

@@ -40,6 +40,8 @@ pub(crate) type Placed<K, V> = Result<(u32, Option<V>), Refused<(K, V)>>;
 
 /// An entry on its way into a shard, with what has been taken for it.
 struct Job<'c, K, V, O: Kit, M: Mode> {
+    /// (First: given back before anything of the user's is dropped.)
+    room: Room<'c, M>,
     hash: u64,
     now: u64,
     /// `None` once placed.
@@ -53,7 +55,6 @@ struct Job<'c, K, V, O: Kit, M: Mode> {
     /// How much of the capacity it takes.
     weight: usize,
     pinned: bool,
-    room: Room<'c, M>,
     charge: Credit<'c, O::Account>,
     /// No memory is to be had for the store: it evicts for a slot instead of growing.
     recycle: bool,
@@ -130,6 +131,14 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             if weight > most {
                 return Err(self.reject((key, value), too_large(weight, most)));
             }
+            if self.tenancy.is_some() && weight > self.granted_most() {
+                // Rather than evict all there is here, and find that it isn't enough.
+                self.borrow(weight, true);
+                let most = self.granted_most();
+                if weight > most {
+                    return Err(self.reject((key, value), too_large(weight, most)));
+                }
+            }
         }
         let charge = match self.charge(kept.weight.charge()) {
             Ok(charge) => charge,
@@ -189,6 +198,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         self.place_in_steps(
             shard,
             Job {
+                room,
                 hash,
                 now,
                 pending,
@@ -197,7 +207,6 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 replaced,
                 weight,
                 pinned,
-                room,
                 charge,
                 recycle,
             },
@@ -355,6 +364,8 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     where
         K: Eq,
     {
+        // (Ends after the bag.)
+        let mut _inside = None;
         let mut bag = self.bag();
         let mut store = shard.write();
         if let Some(growth) = growth {
@@ -366,6 +377,9 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         }
         let step = self.step(&mut store, job, &mut bag);
         drop(store);
+        if !bag.is_empty() || bag.replaced.is_some() {
+            _inside = self.enter();
+        }
         self.hooks.show_all(&bag);
         if let Some((key, value, cause)) = bag.replaced.take() {
             drop(key);
@@ -617,7 +631,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             // Memory without room for the entry would be given back at once.
             let both = plan.bytes.saturating_add(weight);
             if self.total.free() < both {
-                self.borrow(both);
+                self.borrow(both, false);
             }
             let free = self.total.free();
             if free < both || !room.cover(plan.bytes) {
@@ -653,9 +667,9 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         let (before, after) = self.shards.split_at(self.shard_index(hash) + 1);
         let mut vain = 0;
         if !room.cover(weight) {
-            self.borrow(weight.saturating_sub(room.held()));
+            self.borrow(weight.saturating_sub(room.held()), weight > self.granted_most());
         }
-        while weight <= self.total.capacity().saturating_sub(self.fixed_room()) {
+        while weight <= self.granted_most() {
             let mut evicted = false;
             for least in [self.fair().max(1), 1] {
                 for shard in after.iter().chain(before) {
@@ -682,8 +696,9 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 // need what this one holds; then there will be something to evict), or is pinned.
                 room.give_up();
                 vain += 1;
-                if is_reclaiming() || (vain > PASSES && self.pinned() > 0) {
-                    // What it would wait for may be waiting for this reclaim, or never come.
+                if is_reclaiming() || self.is_inside() || (vain > PASSES && self.pinned() > 0) {
+                    // What it would wait for may be waiting for this reclaim, or be held by this very
+                    // thread for an entry within whose eviction this one is placed, or never come.
                     break;
                 }
                 yield_now();
@@ -707,7 +722,8 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 evicted |= self.make_room_in(&self.shards[turn], &mut room, most, now);
             }
             if !evicted {
-                // What is left is pinned, or on its way in.
+                // What is left is pinned, or on its way in, or what the cache itself takes.
+                room.cover_some(most);
                 return room.take_out(most);
             }
         }
@@ -745,7 +761,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 bag.credit.bytes += held - store.held();
                 room.take_over(held - store.held());
             }
-            before > store.held()
+            before > store.held() || !bag.is_empty()
         };
         drop(emptied);
         self.let_go(bag);

@@ -106,6 +106,13 @@ impl<M: Mode> Total<M> {
         free.is_some()
     }
 
+    /// Takes up to `most` of what is left; returns how much it was.
+    fn take_some(&self, most: usize) -> usize {
+        let part = |free: isize| free.min(signed(most)).max(0);
+        let take = |free| Some(free - part(free));
+        unsigned(self.free.fetch_update(Relaxed, Relaxed, take).map_or(0, part))
+    }
+
     /// Gives back `weight` that was taken.
     #[inline]
     pub(crate) fn give_back(&self, weight: usize) {
@@ -143,6 +150,11 @@ impl<'c, M: Mode> Room<'c, M> {
         }
         self.held += missing;
         true
+    }
+
+    /// Has as much of `weight` held as is to be had.
+    pub(crate) fn cover_some(&mut self, weight: usize) {
+        self.held += self.total.take_some(weight.saturating_sub(self.held));
     }
 
     /// Parts with `weight` of what is held.

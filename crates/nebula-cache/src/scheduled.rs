@@ -1,6 +1,7 @@
 //! The face with a sense of time: entries leave when they expire, and values are renewed before.
 
 use std::{
+    collections::VecDeque,
     fmt,
     future::Future,
     hash::{BuildHasher, Hash},
@@ -24,7 +25,7 @@ use crate::{
     mode::Shared,
     policy::Policy,
     tags::Tags,
-    times::{nanos, sealed::Times},
+    times::{NEVER, nanos, sealed::Times},
     weight::Weight,
     worker::{Wishes, Worker},
 };
@@ -122,7 +123,8 @@ pub struct ScheduleStats {
     pub expired: u64,
     /// Values that were renewed.
     pub refreshed: u64,
-    /// Loaders that found nothing or panicked, and values that the cache would not take.
+    /// Loaders that found nothing or panicked, and values that the cache would not take, or that came
+    /// too late: their entries had been removed or replaced.
     pub failed: u64,
     /// Refreshes put off because too many were waiting.
     pub skipped: u64,
@@ -221,10 +223,12 @@ where
         let inner = &*self.inner;
         let hash = inner.cache.engine.hash(key);
         let (value, refresh) = inner.cache.engine.look_up(hash, key, |entry, now| {
+            // (First: a panic must not leave a claim behind that nobody follows.)
+            let value = entry.value.clone();
             let claimed = entry.kept.times.claim_refresh(now, inner.lead);
             // (Not `then_some`: the clone is for the few.)
             let refresh = if claimed { Some(entry.key.clone()) } else { None };
-            (entry.value.clone(), refresh)
+            (value, refresh)
         })?;
         if let Some(key) = refresh {
             self.ask(hash, key);
@@ -491,7 +495,7 @@ impl<K, V, P, W, T, G, A, S> ScheduledBuilder<K, V, P, W, T, G, A, S> {
     /// or a panic of it is counted, and is no more: there is the old value until its end.
     ///
     /// The new entry has the default time to live, and no tags. A key that was removed while its
-    /// value was loaded stays removed.
+    /// value was loaded stays removed, and one that got another value keeps that.
     pub fn refresh_ahead<E>(
         mut self,
         ahead: Duration,
@@ -583,18 +587,18 @@ where
     ) -> Result<ScheduledCache<K, V, With<P, W, Scheduled<T>, G, A, S>>, MemoryError> {
         self.validate(self.cache.config())?;
         let (config, mut hooks, account, hasher) = self.cache.into_parts();
-        hooks.stale = nanos(self.plan.stale);
+        // (So much that no entry sees the end of it, but not so much that it has none, and would never
+        // be renewed.)
+        let stale = nanos(self.plan.stale).min(NEVER / 4);
+        hooks.stale = stale;
         let cache = ConcurrentComputeCache::from_parts(&config, hooks, account, hasher, None)?;
         let mut crew = None;
         if self.loader.is_some() && self.executor.is_none() {
             let (executor, worker) = own_executor()?;
             (self.executor, crew) = (Some(executor), Some(worker));
         }
-        let lead = if self.loader.is_some() {
-            nanos(self.plan.ahead).saturating_add(nanos(self.plan.stale))
-        } else {
-            0
-        };
+        let lead =
+            if self.loader.is_some() { nanos(self.plan.ahead).saturating_add(stale) } else { 0 };
         let inner = Inner {
             cache,
             plan: self.plan,
@@ -609,17 +613,16 @@ where
 
 /// A thread that does one job after the other.
 fn own_executor() -> Result<(Executor, Worker), MemoryError> {
-    let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
+    let jobs: Arc<Mutex<VecDeque<Job>>> = Arc::default();
     let wishes: Arc<Wishes> = Arc::default();
     let turn = {
         let jobs = Arc::clone(&jobs);
         move || {
-            let due = std::mem::take(&mut *jobs.lock());
-            for job in due {
-                // (It sees to its panics itself; this is for those of `Drop`.)
-                let _ = quietly(job);
-            }
-            None
+            // One at a time: if the cache is dropped, the others are not waited for.
+            let job = jobs.lock().pop_front()?;
+            // (It sees to its panics itself; this is for those of `Drop`.)
+            let _ = quietly(job);
+            Some(Duration::ZERO)
         }
     };
     let worker = Worker::spawn("nebula-cache refresher", Arc::clone(&wishes), turn)?;
@@ -630,7 +633,7 @@ fn own_executor() -> Result<(Executor, Worker), MemoryError> {
             drop(job);
             return;
         }
-        jobs.push(job);
+        jobs.push_back(job);
         drop(jobs);
         wishes.wake();
     };

@@ -15,13 +15,14 @@ use nebula_memory_core::{
     },
 };
 
-use crate::place::too_large;
+use crate::{inside::Inside, place::too_large};
 
 /// A cache asks for the capacity divided by this and by the number of caches at once, so that it
 /// doesn't ask for every entry.
 const PARTS: usize = 64;
 
-/// So many insertions a cache does not ask again after it was told that there is no more for it.
+/// So many insertions a cache does not ask again after it was told that there is no more for it than
+/// it is guaranteed.
 const RESTRAINT: usize = 64;
 
 /// What a partition may have of the capacity of a [`PartitionedCache`](crate::PartitionedCache), in
@@ -149,6 +150,21 @@ impl Holding {
 
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
+    }
+
+    /// Whether it has less than it is guaranteed, or nothing to put entries in: there is nothing that it
+    /// could do but ask.
+    fn lacks(&self, granted: usize) -> bool {
+        granted < self.guarantee.load(Relaxed) || granted <= self.least.load(Relaxed)
+    }
+
+    /// Has `more` granted, as far as its maximum allows it, which may have been lowered meanwhile, or
+    /// reached by somebody else for the same member. The ledger must be locked. Returns how much it
+    /// was.
+    fn grant(&self, more: usize) -> usize {
+        let room = self.maximum.load(Relaxed).saturating_sub(self.granted());
+        add(&self.granted, more.min(room));
+        more.min(room)
     }
 
     /// What it has beyond its guarantee and nobody is about to take.
@@ -311,7 +327,7 @@ impl Tenancy {
         };
         let (shares, holding) = (Arc::clone(shares), Arc::new(nothing));
         let tenancy = Self { name: name.into(), shares, holding };
-        tenancy.promise(share)?;
+        tenancy.promise(share, true)?;
         Ok(tenancy)
     }
 
@@ -321,10 +337,14 @@ impl Tenancy {
         self.shares.change_members(|old| old.iter().chain([&member]).cloned().collect());
     }
 
-    fn promise(&self, share: Share) -> Result<(), MemoryError> {
+    /// Whether the member is still one, or about to be.
+    fn promise(&self, share: Share, begins: bool) -> Result<bool, MemoryError> {
         share.validate()?;
         let guarantee = share.guarantee.max(self.holding.least.load(Relaxed));
         let mut ledger = self.shares.ledger.lock();
+        if !begins && self.holding.maximum.load(Relaxed) == 0 {
+            return Ok(false);
+        }
         let others = ledger.guaranteed - self.holding.guarantee.load(Relaxed);
         if guarantee > ledger.capacity.saturating_sub(others) {
             return Err(too_large(guarantee, ledger.capacity.saturating_sub(others)));
@@ -333,7 +353,7 @@ impl Tenancy {
         self.holding.guarantee.store(guarantee, Relaxed);
         self.holding.maximum.store(share.maximum, Relaxed);
         self.holding.restraint.store(0, Relaxed);
-        Ok(())
+        Ok(true)
     }
 
     /// Says what the member needs to be there at all, and has it guaranteed.
@@ -342,17 +362,18 @@ impl Tenancy {
     /// If so much cannot be guaranteed.
     pub(crate) fn need(&self, least: usize) -> Result<(), MemoryError> {
         self.holding.least.store(least, Relaxed);
-        self.promise(self.holding.share())
+        self.promise(self.holding.share(), true).map(drop)
     }
 
-    /// Changes the share; what `cache`, its own, has too much is evicted before this returns.
+    /// Changes the share; what `cache`, its own, has too much is evicted before this returns. `false`
+    /// if the member's time is over.
     ///
     /// # Errors
     /// If so much cannot be guaranteed. Nothing has changed then.
-    pub(crate) fn set_share(&self, share: Share, cache: &dyn Lender) -> Result<(), MemoryError> {
-        self.promise(share)?;
+    pub(crate) fn set_share(&self, share: Share, cache: &dyn Lender) -> Result<bool, MemoryError> {
+        let promised = self.promise(share, false)?;
         self.give_up_excess(cache);
-        Ok(())
+        Ok(promised)
     }
 
     /// Takes all from the member, for good.
@@ -396,7 +417,7 @@ impl Tenancy {
         if granted >= holding.maximum.load(Relaxed) {
             return false;
         }
-        if granted != holding.refused_at.load(Relaxed) {
+        if granted != holding.refused_at.load(Relaxed) || holding.lacks(granted) {
             return true;
         }
         let restraint = holding.restraint.load(Relaxed);
@@ -406,13 +427,25 @@ impl Tenancy {
         restraint == 0
     }
 
-    /// Gets `need` or more, as far as that is to be had, and calls `grow` with each part of it. No
-    /// lock may be held: others' entries are evicted. O(members).
+    /// Tells the capacity from others.
+    fn shares_id(&self) -> usize {
+        Arc::as_ptr(&self.shares).addr()
+    }
+
+    /// Whether this thread is having others evict something for a member, who asked because something
+    /// was evicted for another one.
+    pub(crate) fn is_claiming_within(&self) -> bool {
+        Inside::times_noted(self.shares_id()) > 1
+    }
+
+    /// Gets `need` or more, as far as that is to be had, and calls `grow` with each part of it, under
+    /// the ledger's lock. No lock may be held: others' entries are evicted. O(members).
     pub(crate) fn claim(&self, need: usize, grow: impl Fn(usize)) {
         if need == 0 {
             return;
         }
         let (shares, holding) = (&*self.shares, &*self.holding);
+        let _claiming = Inside::enter(self.shares_id());
         let mut lenders = shares.lenders(Some(&self.holding));
         let (mut got, portion, want);
         {
@@ -429,14 +462,23 @@ impl Tenancy {
                 got += lent;
             }
             add(&holding.granted, got);
+            // Under the lock, so that who lowers the maximum finds all that is granted there.
+            grow(got);
         }
-        grow(got);
         while got < want {
             let Some((index, part)) = self.reserve(&lenders, want - got, portion) else { break };
-            let mine = |_: &mut Ledger, given| add(&holding.granted, given);
-            let given = shares.yield_reserved(&lenders[index], part, mine);
-            grow(given);
-            got += given;
+            let mut mine = 0;
+            let take = |ledger: &mut Ledger, given| {
+                mine = holding.grant(given);
+                ledger.granted -= given - mine;
+                grow(mine);
+            };
+            let given = shares.yield_reserved(&lenders[index], part, take);
+            got += mine;
+            if mine < given {
+                // It has all that it may have.
+                break;
+            }
             if given == 0 {
                 lenders.swap_remove(index);
             }
@@ -453,8 +495,9 @@ impl Tenancy {
         let _ledger = self.shares.ledger.lock();
         let (granted, guarantee) = (self.holding.granted(), self.holding.guarantee.load(Relaxed));
         let (index, theirs) = largest(lenders)?;
+        let wanted = wanted.min(self.holding.maximum.load(Relaxed).saturating_sub(granted));
         let mut part = wanted.min(guarantee.saturating_sub(granted));
-        if granted == 0 {
+        if granted <= self.holding.least.load(Relaxed) {
             // Who has nothing gets something.
             part = wanted;
         } else if part == 0 {

@@ -9,7 +9,7 @@
 use std::{
     hash::{BuildHasher, Hash},
     io::{self, Read, Write},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -76,13 +76,18 @@ struct Cursor {
 }
 
 impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
-    /// Clones the next entries of a shard, hotter ones first, each with what is left of its time.
-    fn next_hottest(&self, shard: usize, cursor: &mut Cursor, into: &mut Vec<(K, V, u64)>)
-    where
+    /// Clones the next entries of a shard, hotter ones first, each with the time at which it expires.
+    fn next_hottest(
+        &self,
+        shard: usize,
+        cursor: &mut Cursor,
+        into: &mut Vec<(K, V, Option<SystemTime>)>,
+    ) where
         K: Clone,
         V: Clone,
     {
-        let now = self.now();
+        // Both clocks are read together: it may take a while until the entries are written.
+        let (date, now) = (SystemTime::now(), self.now());
         // Memory is allocated with no lock held, for some entries more than there are.
         let most = self.shards[shard].gauges().len() + STRIDE;
         cursor.slots.reserve(most.saturating_sub(cursor.slots.len()));
@@ -110,12 +115,11 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             let entry = store.entry(slot);
             if !entry.kept.times.is_expired(now) {
                 let until = entry.kept.times.until();
-                let left = if until == NEVER {
-                    NEVER
-                } else {
-                    until.saturating_sub(self.hooks.stale).saturating_sub(now)
-                };
-                into.push((entry.key.clone(), entry.value.clone(), left));
+                let left = until.saturating_sub(self.hooks.stale).saturating_sub(now);
+                // (Beyond the range of the system's time, it is as if it never came.)
+                let until = date.checked_add(Duration::from_nanos(left));
+                let until = until.filter(|_| entry.kept.times.until() != NEVER);
+                into.push((entry.key.clone(), entry.value.clone(), until));
             }
         }
     }
@@ -136,9 +140,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 let before = cursor.done;
                 self.next_hottest(shard, cursor, &mut batch);
                 ends += usize::from(cursor.done == before);
-                for (key, value, left) in batch.drain(..) {
-                    let until = Duration::from_nanos(left);
-                    let until = (left != NEVER).then(|| SystemTime::now() + until);
+                for (key, value, until) in batch.drain(..) {
                     let encoded = codec.key(&key).and_then(|key| codec.encode(&key, &value, until));
                     let frame = encoded.map_err(|e| SnapshotError::Encode(e.to_string().into()))?;
                     let length = u32::try_from(frame.len())
@@ -166,10 +168,17 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         O::Hasher: BuildHasher,
     {
         let mut restored = Restored::default();
+        let begun = Instant::now();
         let mut entries = read(from, version, &mut restored)?;
         // The hottest comes last, so that it is the last to go.
         while let Some((key, value, ttl)) = entries.pop() {
             if ttl.is_some() && !O::Times::KEPT {
+                restored.expired += 1;
+                continue;
+            }
+            // Reading takes time as well.
+            let ttl = ttl.map(|ttl| ttl.saturating_sub(begun.elapsed()));
+            if ttl == Some(Duration::ZERO) {
                 restored.expired += 1;
                 continue;
             }

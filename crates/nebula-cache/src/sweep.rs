@@ -196,6 +196,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             bag.credit.bytes = old.charge().wrapping_add(old.bytes());
             old
         };
+        let _inside = self.enter();
         drop(old);
         drop(bag);
     }

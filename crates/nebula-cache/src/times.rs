@@ -94,7 +94,12 @@ pub(crate) mod sealed {
             false
         }
 
-        /// No new value was had; it may be asked for again from then on.
+        /// Whether somebody has claimed to get a new value of this very entry.
+        fn is_refreshing(&self) -> bool {
+            false
+        }
+
+        /// No new value was had; if it was to be, it may be asked for again from then on.
         fn end_refresh(&self, _again: u64) {}
 
         /// The entry's place in its store's schedule, if there is one.
@@ -230,8 +235,13 @@ pub(crate) mod sealed {
             from <= now && self.refresh.compare_exchange(from, NEVER, AcqRel, Relaxed).is_ok()
         }
 
+        fn is_refreshing(&self) -> bool {
+            self.refresh.load(Relaxed) == NEVER
+        }
+
         fn end_refresh(&self, again: u64) {
-            self.refresh.store(again, Relaxed);
+            // (An entry that has taken the place of the one it was claimed for is left alone.)
+            let _ = self.refresh.compare_exchange(NEVER, again, Relaxed, Relaxed);
         }
 
         #[inline]

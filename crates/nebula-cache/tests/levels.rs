@@ -362,6 +362,11 @@ fn a_builder_names_every_fault() {
     for name in ["levels", "promotion", "queue", "failures", "slow", "cool_down"] {
         assert!(error.to_string().contains(name), "{name} in {error}");
     }
+    let endless = Writing::Behind { queue: usize::MAX, when_full: WhenFull::Write };
+    let below = ConcurrentComputeCache::new(CacheConfig::default()).unwrap();
+    let error =
+        MultiLevelCache::builder(first()).level(below).writing(endless).build().unwrap_err();
+    assert!(error.to_string().contains("queue"), "{error}");
 }
 
 #[test]

@@ -61,6 +61,11 @@ fn frames_that_do_not_check_are_no_values() {
     assert!(hit.ttl.unwrap() <= SECOND && hit.ttl.unwrap() > SECOND / 2);
     assert_eq!(read(&frame, now + SECOND), Decoded::Expired);
     assert_eq!(Codec::new(8).decode::<String>(&key, &frame, now), Decoded::OtherVersion);
+    // Frames know of milliseconds; nobody lives longer for it.
+    let (start, late) = (SystemTime::UNIX_EPOCH + SECOND, Duration::from_micros(1900));
+    let in_time = codec.encode(&key, "value", Some(start + Duration::from_millis(2))).unwrap();
+    let Decoded::Value(hit) = read(&in_time, start + late) else { panic!("it lives") };
+    assert_eq!(hit.ttl, Some(Duration::from_micros(100)));
     let other = codec.key("kez").unwrap();
     assert_eq!(codec.decode::<String>(&other, &frame, now), Decoded::Corrupt);
     for length in 0..frame.len() {
@@ -183,8 +188,36 @@ fn the_file_keeps_to_its_capacity_and_the_oldest_goes_first() {
         for key in (0..count).step_by(7) {
             assert_eq!(disk.get(&key).unwrap().is_some(), key >= oldest, "{key}");
         }
-        let large = disk.put(&0, &value(0, 1, 1 << 17), None).unwrap_err();
+        let last = count - 1;
+        let large = disk.put(&last, &value(last, 2, 1 << 17), None).unwrap_err();
         assert!(matches!(large, LevelError::Refused(_)));
+        assert_eq!(disk.get(&last).unwrap(), None, "no older value either");
+    }
+}
+
+#[test]
+fn the_file_keeps_to_its_capacity_whatever_the_sizes_and_at_every_moment() {
+    let folder = folder();
+    let path = folder.path().join("cache");
+    let open = |mib: u64| {
+        Disk::builder(&path).capacity(ByteSize::mib(usize::try_from(mib).unwrap())).open().unwrap()
+    };
+    let mut random = Rng::new(9);
+    for mib in [16_u64, 4] {
+        // (What a larger one left is too much for the smaller one.)
+        let disk = open(mib);
+        assert!(disk.stats().file_bytes <= mib << 20, "{mib}: {:?}", disk.stats());
+        for _ in 0..800 {
+            let key = random.below(400) as u64;
+            let length = 1 << random.below(15);
+            disk.put(&key, &value(key, 1, random.below(length) + 1), None).unwrap();
+            if random.below(50) == 0 {
+                disk.remove(&(key / 2)).unwrap();
+            }
+            let stats = disk.stats();
+            assert!(stats.file_bytes <= mib << 20, "{mib}: {stats:?}");
+        }
+        assert!(disk.stats().bytes > mib << 17, "{:?}", disk.stats());
     }
 }
 
@@ -343,7 +376,9 @@ fn crash_child() {
             let length = usize::try_from(key % 200).unwrap() + 1;
             disk.put(&key, &value(key, round % 0x1_0000, length), None).unwrap();
         }
-        disk.remove(&(1000 + round)).unwrap();
+        // One key of each round is removed in the next.
+        disk.put(&(1000 + round), &value(1000 + round, 1, 1), None).unwrap();
+        disk.remove(&(999 + round)).unwrap();
         disk.flush().unwrap();
         println!("flushed {round}");
     }
@@ -393,6 +428,9 @@ fn a_killed_process_leaves_nothing_corrupt() {
             assert_eq!(seen.values().sum::<u64>(), 500, "what was flushed is there");
             let oldest = *seen.keys().min().unwrap();
             assert!(oldest >= flushed, "{oldest} after {flushed} was flushed");
+            for removed in 1001..1000 + flushed {
+                assert_eq!(disk.get(&removed).unwrap(), None, "{flushed} was flushed");
+            }
         }
     }
     assert!(flushed_at_all > 0, "the child got somewhere");

@@ -423,6 +423,129 @@ fn listeners_may_use_the_partitions() {
     assert!(first.len() + b.len() <= 200);
 }
 
+#[test]
+fn listeners_are_not_called_within_each_other_without_end() {
+    let config = CacheConfig::builder().entries(20_000).shards(1).build().unwrap();
+    let tenants = Tenants::new(config).unwrap();
+    let second: Arc<OnceLock<Partition<u64, u64>>> = Arc::default();
+    let to = Arc::clone(&second);
+    let first = tenants.add("first", Share::default(), move |cache| {
+        // Each of these could have another entry evicted here.
+        cache.with_listener(move |key, value, _| _ = to.get().map(|to| to.insert(*key, *value)))
+    });
+    let first = first.unwrap();
+    fill(&first, 0..20_000);
+    let b = second.get_or_init(|| add(&tenants, "second", Share::guaranteed(10_000)));
+    fill(b, 100_000..105_000);
+    check(&tenants);
+    assert!(b.len() >= 5000);
+    assert!(first.len() + b.len() >= 19_000);
+}
+
+#[test]
+fn what_is_guaranteed_is_had_back_of_who_has_many_entries_without_weight() {
+    let config = CacheConfig::builder().bytes(ByteSize::kib(256)).shards(2).build().unwrap();
+    let tenants = Tenants::new(config).unwrap();
+    let owner = add(&tenants, "owner", Share::guaranteed(128 << 10));
+    let guest = add(&tenants, "guest", Share::default());
+    fill(&guest, 0..20_000);
+    assert!(guest.usage().used > 200 << 10);
+    fill(&owner, 0..2000);
+    assert_eq!((owner.len(), owner.stats().evictions()), (2000, 0));
+    check(&tenants);
+}
+
+#[test]
+fn who_was_refused_has_what_there_is_as_soon_as_there_is_any() {
+    let tenants = entries(100);
+    let owner = add(&tenants, "owner", Share::guaranteed(50));
+    let pinning = add(&tenants, "pinning", Share::default());
+    for key in 0..100 {
+        pinning.insert_with(key, key, EntryOptions::new().pinned()).unwrap();
+    }
+    owner.insert(1, 1).unwrap_err();
+    (0..100).for_each(|key| assert!(pinning.unpin(&key)));
+    // It is guaranteed.
+    fill(&owner, 0..50);
+    // And without a guarantee, to who has nothing.
+    fill(&pinning, 0..50);
+    tenants.set_share("pinning", Share::guaranteed(50)).unwrap();
+    let late = add(&tenants, "late", Share::default());
+    late.insert(1, 1).unwrap_err();
+    assert!(tenants.remove("pinning"));
+    late.insert(1, 1).unwrap();
+    check(&tenants);
+}
+
+#[test]
+fn a_lower_maximum_takes_what_is_free_beside_pinned_entries() {
+    let tenants = entries(1000);
+    let pinning = add(&tenants, "pinning", Share::default());
+    for key in 0..10 {
+        pinning.insert_with(key, key, EntryOptions::new().pinned()).unwrap();
+    }
+    fill(&pinning, 10..95);
+    assert!(tenants.set_share("pinning", Share::default().at_most(5)).unwrap());
+    let usage = pinning.usage();
+    assert_eq!((usage.granted, usage.used), (10, 10));
+    pinning.insert(1000, 0).unwrap_err();
+    check(&tenants);
+}
+
+#[test]
+fn a_partition_in_bytes_that_is_removed_keeps_what_it_takes_itself_and_no_more() {
+    let config = CacheConfig::builder().bytes(ByteSize::kib(256)).shards(2).build().unwrap();
+    let tenants = Tenants::new(config).unwrap();
+    let goes = add(&tenants, "goes", Share::default());
+    let empty = goes.usage().used;
+    fill(&goes, 0..3000);
+    assert!(tenants.remove("goes"));
+    assert_eq!((goes.usage().granted, goes.usage().used), (empty, empty));
+    goes.insert(1, 1).unwrap_err();
+}
+
+#[test]
+fn threads_of_one_partition_do_not_get_more_than_its_maximum_together() {
+    for _ in 0..20 {
+        let tenants = entries(1000);
+        let own = add(&tenants, "own", Share::guaranteed(500).at_most(500));
+        fill(&add(&tenants, "guest", Share::default()), 0..3000);
+        thread::scope(|scope| {
+            for first in 0..4 {
+                let own = &own;
+                scope.spawn(move || fill(own, first * 1000..first * 1000 + 500));
+            }
+        });
+        assert_eq!((own.usage().granted, own.len()), (500, 500));
+        check(&tenants);
+    }
+}
+
+#[test]
+fn a_value_too_large_for_what_is_to_be_had_evicts_nothing() {
+    type Blocks = PartitionedCache<u64, Vec<u8>, With<AnyPolicy, Weighed>>;
+    let config = CacheConfig::builder().bytes(ByteSize::kib(256)).shards(1).build().unwrap();
+    let tenants = Blocks::new(config).unwrap();
+    let add = |name, share| {
+        let weigh = |_: &u64, block: &Vec<u8>| block.capacity();
+        tenants.add(name, share, |cache| cache.with_weigher(weigh)).unwrap()
+    };
+    let owner = add("owner", Share::guaranteed(180 << 10));
+    let guest = add("guest", Share::default());
+    for key in 0..40 {
+        owner.insert(key, vec![0; 4096]).unwrap();
+    }
+    for key in 0..10 {
+        guest.insert(key, vec![0; 4096]).unwrap();
+    }
+    let refused = guest.insert(100, vec![0; 150 << 10]).unwrap_err();
+    assert_eq!(refused.into_value().1.len(), 150 << 10);
+    assert_eq!((owner.len(), guest.len()), (40, 10));
+    // What it could have is had, and then there is room.
+    owner.clear();
+    guest.insert(100, vec![0; 150 << 10]).unwrap();
+}
+
 type Timed = With<AnyPolicy, nebula_cache::Counted, nebula_cache::Timed>;
 
 #[test]

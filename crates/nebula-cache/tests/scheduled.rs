@@ -313,6 +313,97 @@ fn a_key_that_is_removed_while_it_is_loaded_stays_removed() {
 }
 
 #[test]
+fn a_value_that_is_replaced_while_another_is_loaded_stays() {
+    let clock = Arc::new(ManualClock::new());
+    let own: Arc<Mutex<Weak<ScheduledCache<u64, u64>>>> = Arc::default();
+    let (its, jobs) = (own.clone(), Arc::<Mutex<Vec<Job>>>::default());
+    let queue = jobs.clone();
+    let cache = ConcurrentComputeCache::<u64, u64>::builder(config())
+        .with_expiry()
+        .with_clock(clock.clone())
+        .scheduled()
+        .refresh_ahead(SECOND, move |key| {
+            // What it found is out of date before it is cached.
+            its.lock().unwrap().upgrade().unwrap().insert(*key, 2).unwrap();
+            Ok::<_, Infallible>(1)
+        })
+        .retry_after(100 * SECOND)
+        .refresh_by(move |job| queue.lock().unwrap().push(job))
+        .build_without_thread()
+        .unwrap();
+    let cache = Arc::new(cache);
+    *own.lock().unwrap() = Arc::downgrade(&cache);
+    cache.insert(1, 0).unwrap();
+    let run = || {
+        clock.advance(Duration::from_millis(9500));
+        _ = cache.get(&1);
+        let jobs = std::mem::take(&mut *jobs.lock().unwrap());
+        let number = jobs.len();
+        for job in jobs {
+            job();
+        }
+        number
+    };
+    assert_eq!(run(), 1);
+    assert_eq!((cache.get(&1), cache.schedule_stats().failed), (Some(2), 1));
+    // It is renewed in its turn.
+    assert_eq!(run(), 1);
+}
+
+#[test]
+fn values_that_can_be_stale_for_ever_are_renewed_when_they_should_be() {
+    let clock = Arc::new(ManualClock::new());
+    let cache = ConcurrentComputeCache::<u64, u64>::builder(config())
+        .with_expiry()
+        .with_clock(clock.clone())
+        .scheduled()
+        .refresh_ahead(SECOND, |key| Ok::<_, Infallible>(key + 1))
+        .stale_for(Duration::MAX)
+        .refresh_by(|job| job())
+        .build_without_thread()
+        .unwrap();
+    cache.insert(1, 1).unwrap();
+    clock.advance(8 * SECOND);
+    assert_eq!((cache.get(&1), cache.get(&1)), (Some(1), Some(1)));
+    clock.advance(1000 * SECOND);
+    assert_eq!((cache.get(&1), cache.get(&1)), (Some(1), Some(2)));
+}
+
+#[test]
+fn dropping_it_waits_for_the_loader_that_runs_and_not_for_those_to_come() {
+    let clock = Arc::new(ManualClock::new());
+    let loads = Arc::new(AtomicUsize::new(0));
+    let count = loads.clone();
+    let ((began, begins), (go, goes)) = (mpsc::channel(), mpsc::channel());
+    let goes = Mutex::new(goes);
+    let cache = ConcurrentComputeCache::<u64, u64>::builder(config())
+        .with_expiry()
+        .with_clock(clock.clone())
+        .scheduled()
+        .refresh_ahead(SECOND, move |_| {
+            let number = count.fetch_add(1, SeqCst);
+            began.send(()).unwrap();
+            // The second one goes on when the cache is being dropped, or soon after.
+            let pause = if number == 0 { LIMIT } else { Duration::from_millis(100) };
+            let _ = goes.lock().unwrap().recv_timeout(pause);
+            Ok::<_, Infallible>(1)
+        })
+        .build_without_thread()
+        .unwrap();
+    for key in 0..50 {
+        cache.insert(key, 0).unwrap();
+    }
+    clock.advance(Duration::from_millis(9500));
+    cache.get(&0);
+    begins.recv_timeout(LIMIT).unwrap();
+    (1..50).for_each(|key| _ = cache.get(&key));
+    go.send(()).unwrap();
+    begins.recv_timeout(LIMIT).unwrap();
+    drop(cache);
+    assert!(loads.load(SeqCst) < 25, "{loads:?}");
+}
+
+#[test]
 fn jobs_that_outlive_the_cache_do_nothing() {
     let this = Renewing::new();
     this.cache.insert(1, 1).unwrap();

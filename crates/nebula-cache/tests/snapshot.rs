@@ -7,7 +7,7 @@ use std::{
     io::{self, Read, Write},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use common::{KINDS, SameHashes};
@@ -103,6 +103,36 @@ fn entries_live_for_what_they_had_left() {
     assert_eq!((restored.cached, restored.expired), (1, 2));
     let mut file = Vec::new();
     assert_eq!(another.snapshot(&mut file, 1).unwrap(), 2);
+}
+
+#[test]
+fn what_expires_while_a_snapshot_is_read_is_not_cached() {
+    /// Holds the end back until the time has come.
+    struct Slow<'f>(&'f [u8], SystemTime);
+    impl Read for Slow<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let end = self.0.len() <= 16;
+            while end && SystemTime::now() < self.1 {
+                thread::yield_now();
+            }
+            let part = if end { into.len() } else { into.len().min(self.0.len() - 16) };
+            self.0.read(&mut into[..part])
+        }
+    }
+    type Kit = With<AnyPolicy, Counted, Timed>;
+    let build = || -> ConcurrentComputeCache<u64, u64, Kit> {
+        let builder = ConcurrentComputeCache::builder(config(100, PolicyKind::default()));
+        builder.with_expiry().build().unwrap()
+    };
+    let (cache, ttl) = (build(), Duration::from_millis(200));
+    cache.insert_with(1, 1, EntryOptions::new().ttl(ttl)).unwrap();
+    cache.insert_with(2, 2, EntryOptions::new().ttl(Duration::from_secs(3600))).unwrap();
+    let mut file = Vec::new();
+    assert_eq!(cache.snapshot(&mut file, 1).unwrap(), 2);
+    let another = build();
+    let restored = another.restore(Slow(&file, SystemTime::now() + ttl), 1).unwrap();
+    assert_eq!((restored.cached, restored.expired), (1, 1));
+    assert_eq!((another.get(&1), another.get(&2)), (None, Some(2)));
 }
 
 #[test]

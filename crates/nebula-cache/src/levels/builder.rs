@@ -98,7 +98,9 @@ impl<K, V, P, W, T, G, A, S> MultiLevelBuilder<K, V, P, W, T, G, A, S> {
         let hits = self.promotion != Promotion::AfterHits(0);
         faults.check(hits, "promotion", "after 0 hits", "must be above zero");
         if let Writing::Behind { queue, .. } = self.writing {
-            faults.check(queue > 0, "writing.queue", queue, "must be above zero");
+            // (Its memory is there from the beginning.)
+            let fits = (1..=1 << 24).contains(&queue);
+            faults.check(fits, "writing.queue", queue, "must be above zero, 16777216 at most");
         }
         self.breaker.check(&mut faults);
         faults.into_result()

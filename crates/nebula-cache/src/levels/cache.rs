@@ -20,7 +20,7 @@ use super::{
 use crate::{
     CacheBuilder, Capacity, ComputeError, ConcurrentComputeCache, EntryOptions, Kit, With,
     engine::high,
-    flight::{Joined, Lead},
+    flight::{Joined, Lead, SharedError},
     mode::Shared,
     stats::Timing,
     times::sealed::Times,
@@ -108,7 +108,8 @@ where
     /// A clone of the value of `key`, from the first level that holds it.
     ///
     /// Of several callers for one key that is not in level one, one looks below, and the others wait
-    /// for what it finds; or for its computation or insertion, if that is what it is at. `None` as
+    /// for what it finds, or that it finds nothing; or for its computation or insertion, if that is
+    /// what it is at. `None` as
     /// well if the caller itself is computing the key.
     #[inline]
     pub fn get<Q>(&self, key: &Q) -> Option<V>
@@ -127,14 +128,25 @@ where
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
-        match self.join(hash, key) {
-            Joined::Lead(lead) => {
-                let value = self.peek(hash, key).or_else(|| self.find(hash, &key.to_owned()))?;
-                lead.land(|| value.clone());
-                Some(value)
+        loop {
+            match self.join(hash, key) {
+                Joined::Lead(lead) => {
+                    let found = self.peek(hash, key).or_else(|| self.find(hash, &key.to_owned()));
+                    match &found {
+                        Some(value) => lead.land(|| value.clone()),
+                        // Who waits for a lookup need not look again, one after the other.
+                        None => lead.fail(&(Arc::new(Nowhere) as SharedError)),
+                    }
+                    return found;
+                }
+                Joined::Landed(value) => return Some(unshare(value)),
+                Joined::Again => {
+                    if let Some(value) = self.peek(hash, key) {
+                        return Some(value);
+                    }
+                }
+                Joined::Failed(_) | Joined::Circle => return self.peek(hash, key),
             }
-            Joined::Landed(value) => Some(unshare(value)),
-            Joined::Failed(_) | Joined::Again | Joined::Circle => self.peek(hash, key),
         }
     }
 
@@ -327,6 +339,7 @@ where
         timing.succeed();
         let until = self.until(options);
         let copy = value.clone();
+        let untold = Untold { lower: &self.lower, hash: high(hash), key };
         if let Some(key) = lead.take_key() {
             // What is refused has been counted, and may still fit below.
             drop(engine.place(hash, key, copy, options));
@@ -334,6 +347,7 @@ where
         if options.is_none_or(|options| options.check::<O>().is_ok()) {
             self.tell(hash, key, &value, until);
         }
+        untold.done();
         Ok(value)
     }
 
@@ -386,8 +400,13 @@ where
             match self.join(hash, &key) {
                 Joined::Lead(lead) => {
                     let (name, copy, until) = (key.clone(), value.clone(), self.until(options));
-                    let before = self.first.engine.place(hash, key, value, options)?;
-                    self.tell(hash, &name, &copy, until);
+                    let untold = Untold { lower: &self.lower, hash: high(hash), key: &name };
+                    let placed = self.first.engine.place(hash, key, value, options);
+                    if placed.is_ok() {
+                        self.tell(hash, &name, &copy, until);
+                    }
+                    untold.done();
+                    let before = placed?;
                     lead.land(|| copy);
                     return Ok(before);
                 }
@@ -416,9 +435,12 @@ where
         loop {
             match self.join(hash, key) {
                 Joined::Lead(lead) => {
+                    let name = key.to_owned();
+                    let untold = Untold { lower: &self.lower, hash: high(hash), key: &name };
                     let removed = self.first.engine.remove(hash, key);
                     self.lower.limbo.touch(high(hash));
-                    self.lower.remove(high(hash), &key.to_owned());
+                    self.lower.remove(high(hash), &name);
+                    untold.done();
                     drop(lead);
                     return Ok(removed.map(|(_, value)| value));
                 }
@@ -498,6 +520,31 @@ where
         Q: Hash + Equivalent<K> + ?Sized,
     {
         self.first.contains(key)
+    }
+}
+
+/// What those are told who wait for a lookup that finds nothing.
+struct Nowhere;
+
+/// Level one is about to change, and the lower levels have yet to be told. If a panic comes between
+/// (of a listener, a `Clone`, a `Drop`), they are not believed about the key until they forget it.
+struct Untold<'c, K: Hash + Eq + Clone, V: Clone> {
+    lower: &'c Lower<K, V>,
+    hash: u32,
+    key: &'c K,
+}
+
+impl<K: Hash + Eq + Clone, V: Clone> Untold<'_, K, V> {
+    /// They have been told, or need not be.
+    fn done(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl<K: Hash + Eq + Clone, V: Clone> Drop for Untold<'_, K, V> {
+    fn drop(&mut self) {
+        self.lower.limbo.touch(self.hash);
+        self.lower.doubt(self.hash, self.key);
     }
 }
 

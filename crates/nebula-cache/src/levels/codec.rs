@@ -24,6 +24,10 @@ const NEVER: u64 = u64::MAX;
 /// through serde in the format of the crate `postcard`, which does not describe itself: give your
 /// types another version whenever they change.
 ///
+/// Keys are told apart by their bytes: those that are equal must be written alike. (A key that ignores
+/// case, or holds a `HashSet`, may not be; what is removed under one may then be found under the
+/// other.)
+///
 /// For levels of your own; [`DiskLevel`](crate::DiskLevel) and [`RedisLevel`](crate::RedisLevel) have
 /// one.
 ///
@@ -184,13 +188,14 @@ impl Codec {
         if parts.version != self.version {
             return Decoded::OtherVersion;
         }
-        let now = millis(now);
-        if parts.until <= now {
+        if parts.until <= millis(now) {
             return Decoded::Expired;
         }
         match postcard::take_from_bytes(parts.value) {
             Ok((value, [])) => {
-                let ttl = Duration::from_millis(parts.until.saturating_sub(now));
+                // To the nanosecond: what is promoted must not outlive what was written.
+                let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+                let ttl = Duration::from_millis(parts.until).saturating_sub(since);
                 Decoded::Value(Hit::new(value, (parts.until != NEVER).then_some(ttl)))
             }
             _ => Decoded::Corrupt,

@@ -36,6 +36,16 @@ struct Inside<K> {
     paying: bool,
 }
 
+/// Somebody is at paying; ends when it is dropped, by a panic as well.
+#[derive(Debug)]
+pub(crate) struct Paying<'d, K>(&'d Debts<K>);
+
+impl<K> Drop for Paying<'_, K> {
+    fn drop(&mut self) {
+        self.0.inside.lock().paying = false;
+    }
+}
+
 /// What is to be done next.
 #[derive(Debug)]
 pub(crate) enum Due<K> {
@@ -112,22 +122,31 @@ impl<K: Hash + Eq + Clone> Debts<K> {
         self.any.store(inside.all.is_some() || !inside.keys.is_empty(), Release);
     }
 
-    /// Whether the caller is the one who pays now; it must [end](Self::end_paying) that.
-    pub(crate) fn begin_paying(&self) -> bool {
-        !std::mem::replace(&mut self.inside.lock().paying, true)
+    /// Whether the caller is the one who pays now, until what this returns is dropped.
+    pub(crate) fn begin_paying(&self) -> Option<Paying<'_, K>> {
+        let others = std::mem::replace(&mut self.inside.lock().paying, true);
+        (!others).then_some(Paying(self))
     }
 
-    pub(crate) fn end_paying(&self) {
-        self.inside.lock().paying = false;
-    }
-
-    /// What is to be paid first.
+    /// What is to be paid first: what has been owed for longest.
     pub(crate) fn due(&self) -> Option<Due<K>> {
         let inside = self.inside.lock();
         if let Some(count) = inside.all {
             return Some(Due::Clear(count));
         }
-        inside.keys.iter().next().map(|(key, &count)| Due::Remove(key.clone(), count))
+        let oldest = inside.keys.iter().min_by_key(|(_, count)| **count);
+        oldest.map(|(key, &count)| Due::Remove(key.clone(), count))
+    }
+
+    /// It could not be done: it is paid after the others.
+    pub(crate) fn put_off(&self, due: &Due<K>) {
+        let Due::Remove(key, count) = due else { return };
+        let mut inside = self.inside.lock();
+        inside.count += 1;
+        let last = inside.count;
+        if let Some(owed) = inside.keys.get_mut(key).filter(|owed| **owed == *count) {
+            *owed = last;
+        }
     }
 
     /// It has been done; what came to be owed meanwhile is still owed.
@@ -149,8 +168,10 @@ impl<K: Hash + Eq + Clone> Debts<K> {
         drop((freed, due));
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.inside.lock().keys.len()
+    /// How many keys are owed; all there are if the whole level is in doubt.
+    pub(crate) fn len(&self) -> u64 {
+        let inside = self.inside.lock();
+        if inside.all.is_some() { u64::MAX } else { inside.keys.len() as u64 }
     }
 }
 
@@ -172,12 +193,37 @@ mod tests {
     }
 
     #[test]
+    fn what_has_been_owed_longest_is_due_first_and_what_is_put_off_last() {
+        let debts = Debts::new();
+        (0..3).for_each(|key| debts.owe(&key));
+        for key in [0, 1, 2, 0] {
+            let due = debts.due().expect("three are owed");
+            assert!(matches!(due, Due::Remove(next, _) if next == key), "{due:?}");
+            debts.put_off(&due);
+        }
+        assert_eq!(debts.len(), 3);
+    }
+
+    #[test]
+    fn paying_ends_by_a_panic_as_well() {
+        let debts = Debts::<u8>::new();
+        let paying = debts.begin_paying();
+        assert!(paying.is_some() && debts.begin_paying().is_none());
+        let panics = move || -> () {
+            let _paying = paying;
+            std::panic::resume_unwind(Box::new(()));
+        };
+        assert!(nebula_memory_core::panics::quietly(panics).is_none());
+        assert!(debts.begin_paying().is_some());
+    }
+
+    #[test]
     fn too_many_put_the_whole_level_in_doubt() {
         let debts = Debts::new();
         (0..MOST).for_each(|key| debts.owe(&key));
-        assert!(!debts.owes(&MOST) && debts.len() == MOST);
+        assert!(!debts.owes(&MOST) && debts.len() == MOST as u64);
         debts.owe(&MOST);
-        assert!(debts.owes(&usize::MAX));
+        assert!(debts.owes(&usize::MAX) && debts.len() == u64::MAX);
         debts.settle(&3);
         assert!(debts.owes(&3));
         let due = debts.due().expect("all is owed");

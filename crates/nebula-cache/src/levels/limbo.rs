@@ -18,6 +18,14 @@ const TOUCHED: u32 = 1 << 31;
 #[derive(Debug)]
 pub(crate) struct Limbo(Box<[AtomicU32]>);
 
+fn touch(stripe: &AtomicU32) {
+    if stripe.load(Acquire) != 0 {
+        let touch = |count| (count != 0).then_some(count | TOUCHED);
+        // Nothing is on its way any more if it fails.
+        let _ = stripe.fetch_update(AcqRel, Acquire, touch);
+    }
+}
+
 impl Limbo {
     pub(crate) fn new() -> Self {
         Self((0..STRIPES).map(|_| AtomicU32::new(0)).collect())
@@ -35,12 +43,12 @@ impl Limbo {
 
     /// A key of this hash is not what it was.
     pub(crate) fn touch(&self, hash: u32) {
-        let stripe = self.stripe(hash);
-        if stripe.load(Acquire) != 0 {
-            let touch = |count| (count != 0).then_some(count | TOUCHED);
-            // Nothing is on its way any more if it fails.
-            let _ = stripe.fetch_update(AcqRel, Acquire, touch);
-        }
+        touch(self.stripe(hash));
+    }
+
+    /// No key is what it was.
+    pub(crate) fn touch_all(&self) {
+        self.0.iter().for_each(touch);
     }
 
     /// Whether the value may still arrive.

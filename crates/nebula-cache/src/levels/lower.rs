@@ -121,7 +121,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Lower<K, V> {
             self.put_now(key, value, until, levels);
             return;
         };
-        let op = Op::Put { value: Arc::new(value.clone()), until, levels };
+        let op = Op::Put { value: Arc::new(value.clone()), until, levels, cleared: false };
         if queue.push(spread(hash), key, op).is_err() {
             match self.when_full {
                 WhenFull::Write => {
@@ -161,6 +161,21 @@ impl<K: Hash + Eq + Clone, V: Clone> Lower<K, V> {
         }
     }
 
+    /// No level is to be asked about `key` until it has been told to remove it. For when a panic has
+    /// cut short what they were to be told; does not panic itself.
+    #[cold]
+    pub(crate) fn doubt(&self, hash: u32, key: &K) {
+        if let Some(queue) = &self.queue {
+            let _ = quietly(|| queue.cancel(spread(hash), key));
+        }
+        for tier in &self.tiers {
+            if quietly(|| tier.doubt(key)).is_none() {
+                // Not even the key can be cloned.
+                let _ = quietly(|| tier.doubt_all());
+            }
+        }
+    }
+
     fn put_now(&self, key: &K, value: &V, until: Option<Duration>, levels: usize) {
         for tier in &self.tiers[..levels] {
             match until.map(|until| until.saturating_sub(self.clock.now())) {
@@ -181,12 +196,18 @@ impl<K: Hash + Eq + Clone, V: Clone> Lower<K, V> {
         if until.is_some_and(|until| until <= self.clock.now()) {
             return;
         }
+        let clears = self.clears();
         // Whoever is at it with the key is later than this.
         let lead = self.flights.try_lead(spread(hash), key);
         match lead.filter(|_| self.limbo.is_current(hash)) {
             Some(lead) => {
                 self.put(hash, key, value, until, 1, false);
-                lead.land(|| value.clone());
+                if self.clears() == clears {
+                    lead.land(|| value.clone());
+                } else {
+                    // It may have come in after the level was cleared.
+                    self.remove(hash, key);
+                }
             }
             None => count(&self.tiers[0].counts.dropped),
         }
@@ -194,6 +215,9 @@ impl<K: Hash + Eq + Clone, V: Clone> Lower<K, V> {
 
     /// Has nothing that waits be written, and all levels forget what they hold, as soon as they can.
     pub(crate) fn clear(&self) {
+        // What level one has evicted and is on its way is not to arrive: neither what sees this, nor
+        // what has been looked at before and then sees that there was a clear.
+        self.limbo.touch_all();
         self.clears.fetch_add(1, AcqRel);
         if let Some(queue) = &self.queue {
             queue.clear();
@@ -208,8 +232,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Lower<K, V> {
             loop {
                 // (Levels are guarded; this is for `Hash` and `Clone` of keys.)
                 let _ = quietly(|| match &job.op {
-                    Op::Put { value, until, levels } => {
+                    Op::Put { value, until, levels, cleared } => {
                         self.put_now(&job.key, value, *until, *levels);
+                        if *cleared {
+                            self.tiers[*levels..].iter().for_each(|tier| tier.remove(&job.key));
+                        }
                     }
                     Op::Remove => self.remove_now(&job.key),
                 });

@@ -3,7 +3,8 @@
 //! The ledger holds the last thing to be done for each key that waits, and answers lookups until it
 //! is done. The queue holds the keys, in the order in which they came. A key is in the ledger if and
 //! only if it is in the queue or in the thread's hands, so that its writes are done in their order,
-//! and those that are overtaken not at all.
+//! and those that are overtaken not at all. What overtakes the one that is in the thread's hands goes
+//! to the end of the queue: a key that is written all the time does not hold up the others.
 
 use std::{
     collections::HashMap,
@@ -13,7 +14,10 @@ use std::{
 };
 
 use crossbeam_queue::ArrayQueue;
-use nebula_memory_core::sync::{Arc, Condvar, Mutex};
+use nebula_memory_core::{
+    panics::quietly,
+    sync::{Arc, Condvar, Mutex},
+};
 
 use super::stats::{QueueStats, count};
 
@@ -22,18 +26,36 @@ const STRIPES: usize = 16;
 /// What the lower levels are to be told of a key.
 #[derive(Debug)]
 pub(crate) enum Op<V> {
-    /// The first `levels` of them hold this value.
-    Put { value: Arc<V>, until: Option<Duration>, levels: usize },
+    /// The first `levels` of them hold this value; the others, if they are to be `cleared`, nothing.
+    Put { value: Arc<V>, until: Option<Duration>, levels: usize, cleared: bool },
     /// None of them holds anything.
     Remove,
+}
+
+impl<V> Op<V> {
+    /// Takes over what is still to be done of an `earlier` one in whose place it comes.
+    fn overtake(&mut self, earlier: &Self) {
+        let Self::Put { levels, cleared, .. } = self else { return };
+        match earlier {
+            // A level that was to have the earlier value must not keep one before it.
+            Self::Put { levels: more, cleared: too, .. } => {
+                *levels = (*levels).max(*more);
+                *cleared |= *too;
+            }
+            Self::Remove => *cleared = true,
+        }
+    }
 }
 
 impl<V> Clone for Op<V> {
     fn clone(&self) -> Self {
         match self {
-            Self::Put { value, until, levels } => {
-                Self::Put { value: Arc::clone(value), until: *until, levels: *levels }
-            }
+            Self::Put { value, until, levels, cleared } => Self::Put {
+                value: Arc::clone(value),
+                until: *until,
+                levels: *levels,
+                cleared: *cleared,
+            },
             Self::Remove => Self::Remove,
         }
     }
@@ -44,6 +66,8 @@ struct Pending<V> {
     op: Op<V>,
     /// Different for each operation.
     turn: u64,
+    /// Whether the key is in the queue; if not, it is in the thread's hands.
+    listed: bool,
 }
 
 type Stripe<K, V> = Mutex<HashMap<K, Pending<V>>>;
@@ -51,7 +75,10 @@ type Stripe<K, V> = Mutex<HashMap<K, Pending<V>>>;
 #[derive(Debug)]
 pub(crate) struct Queue<K, V> {
     ledger: Box<[Stripe<K, V>]>,
+    /// With room for one more than may wait: for the key that is in the thread's hands, of which there
+    /// is something new to be done.
     waiting: ArrayQueue<(u64, K)>,
+    capacity: usize,
     /// Keys in the ledger.
     len: AtomicU64,
     turns: AtomicU64,
@@ -89,7 +116,8 @@ impl<K: Hash + Eq + Clone, V> Queue<K, V> {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             ledger: (0..STRIPES).map(|_| Mutex::new(HashMap::new())).collect(),
-            waiting: ArrayQueue::new(capacity),
+            waiting: ArrayQueue::new(capacity.saturating_add(1)),
+            capacity,
             len: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             progress: Mutex::default(),
@@ -130,28 +158,23 @@ impl<K: Hash + Eq + Clone, V> Queue<K, V> {
         {
             let mut ledger = self.stripe(hash).lock();
             if let Some(pending) = ledger.get_mut(key) {
-                if let (Op::Put { levels, .. }, Op::Put { levels: earlier, .. }) =
-                    (&mut op, &pending.op)
-                {
-                    // A level that was to have the earlier value must not keep one before it.
-                    *levels = (*levels).max(*earlier);
-                }
+                op.overtake(&pending.op);
                 pending.turn = turn;
-                overtaken = Some((std::mem::replace(&mut pending.op, op), listed, queued));
-            } else {
-                let refused = {
-                    // Counted in the order of the queue, for those who wait for its progress.
-                    let mut progress = self.progress.lock();
-                    let refused = self.waiting.push((hash, queued)).err();
-                    progress.pushed += u64::from(refused.is_none());
-                    refused
+                let unlisted = if pending.listed {
+                    Some(queued)
+                } else {
+                    // There is room: of all keys, this one alone comes in beside the others.
+                    self.list(hash, queued, self.capacity + 1).err()
                 };
-                if refused.is_some() {
+                pending.listed |= unlisted.is_none();
+                overtaken = Some((std::mem::replace(&mut pending.op, op), listed, unlisted));
+            } else {
+                if let Err(queued) = self.list(hash, queued, self.capacity) {
                     drop(ledger);
-                    drop((listed, refused));
+                    drop((listed, queued));
                     return Err(op);
                 }
-                ledger.insert(listed, Pending { op, turn });
+                ledger.insert(listed, Pending { op, turn, listed: true });
                 self.len.fetch_add(1, Relaxed);
                 overtaken = None;
             }
@@ -166,13 +189,40 @@ impl<K: Hash + Eq + Clone, V> Queue<K, V> {
         Ok(())
     }
 
+    /// Puts a key at the end of the queue, unless so many wait.
+    fn list(&self, hash: u64, key: K, most: usize) -> Result<(), K> {
+        // Counted in the order of the queue, for those who wait for its progress.
+        let mut progress = self.progress.lock();
+        if self.waiting.len() >= most {
+            return Err(key);
+        }
+        self.waiting.push((hash, key)).map_err(|(_, key)| key)?;
+        progress.pushed += 1;
+        Ok(())
+    }
+
+    /// Has what waits for `key`, if anything does, be a removal. Nothing of the user's runs but `Hash`
+    /// and `Eq`, and the value's `Drop`.
+    pub(crate) fn cancel(&self, hash: u64, key: &K) {
+        let mut ledger = self.stripe(hash).lock();
+        let gone = ledger.get_mut(key).map(|pending| {
+            pending.turn = self.turns.fetch_add(1, Relaxed);
+            std::mem::replace(&mut pending.op, Op::Remove)
+        });
+        drop(ledger);
+        drop(gone);
+    }
+
     /// The next key, waited for; `None` once nothing is left and it is time to stop.
     pub(crate) fn next(&self) -> Option<Job<K, V>> {
         loop {
             if let Some((hash, key)) = self.waiting.pop() {
                 let pending = {
-                    let ledger = self.stripe(hash).lock();
-                    ledger.get(&key).map(|pending| (pending.op.clone(), pending.turn))
+                    let mut ledger = self.stripe(hash).lock();
+                    ledger.get_mut(&key).map(|pending| {
+                        pending.listed = false;
+                        (pending.op.clone(), pending.turn)
+                    })
                 };
                 if let Some((op, turn)) = pending {
                     return Some(Job { hash, key, op, turn });
@@ -193,18 +243,20 @@ impl<K: Hash + Eq + Clone, V> Queue<K, V> {
         }
     }
 
-    /// The job has been done. If it has been overtaken meanwhile, it goes on with what is to be done
-    /// now.
+    /// The job has been done. If all that waits has been made a removal meanwhile, it goes on with
+    /// that.
     pub(crate) fn finish(&self, mut job: Job<K, V>) -> Option<Job<K, V>> {
-        let gone;
+        let mut gone = None;
         {
             let mut ledger = self.stripe(job.hash).lock();
             match ledger.get(&job.key) {
+                // What has overtaken it has its turn later.
+                Some(pending) if pending.listed => {}
                 Some(pending) if pending.turn != job.turn => {
                     job.turn = pending.turn;
                     let op = std::mem::replace(&mut job.op, pending.op.clone());
                     drop(ledger);
-                    drop(op);
+                    let _ = quietly(|| drop(op));
                     return Some(job);
                 }
                 _ => gone = ledger.remove_entry(&job.key),
@@ -213,7 +265,8 @@ impl<K: Hash + Eq + Clone, V> Queue<K, V> {
                 self.len.fetch_sub(1, Relaxed);
             }
         }
-        drop((gone, job));
+        // If a `Drop` panics, the thread goes on.
+        let _ = quietly(|| drop((gone, job)));
         self.finish_one();
         None
     }
@@ -267,5 +320,71 @@ impl<K: Hash + Eq + Clone, V> Queue<K, V> {
             hits: self.hits.load(Relaxed),
             waiting: self.len.load(Relaxed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(value: u64, levels: usize) -> Op<u64> {
+        Op::Put { value: Arc::new(value), until: None, levels, cleared: false }
+    }
+
+    #[test]
+    fn what_overtakes_the_write_under_way_comes_after_all_that_wait() {
+        let queue = Queue::new(1);
+        queue.push(1, &1, put(10, 1)).unwrap();
+        let mut job = queue.next().unwrap();
+        queue.push(2, &2, put(20, 1)).unwrap();
+        // However often: the others have their turns, and what is queued is all done in the end.
+        for round in 0..3 {
+            let (mine, other) = if round % 2 == 0 { (1, 2) } else { (2, 1) };
+            assert_eq!(job.key, mine);
+            queue.push(mine, &mine, put(30 + round, 1)).unwrap();
+            queue.push(mine, &mine, put(40 + round, 1)).unwrap();
+            assert!(queue.push(3, &3, put(1, 1)).is_err(), "it is full");
+            assert!(queue.finish(job).is_none());
+            assert!(!queue.wait(Duration::ZERO));
+            job = queue.next().unwrap();
+            assert_eq!(job.key, other);
+        }
+        assert!(queue.finish(job).is_none());
+        let last = queue.next().unwrap();
+        assert!(matches!(&last.op, Op::Put { value, .. } if **value == 42), "{last:?}");
+        assert!(!queue.wait(Duration::ZERO));
+        assert!(queue.finish(last).is_none());
+        assert!(queue.wait(Duration::ZERO) && queue.find(1, &1).is_none());
+        assert_eq!(queue.stats().waiting, 0);
+    }
+
+    #[test]
+    fn a_clear_has_the_write_under_way_followed_by_a_removal() {
+        let queue = Queue::new(4);
+        queue.push(1, &1, put(10, 1)).unwrap();
+        let job = queue.next().unwrap();
+        queue.clear();
+        let job = queue.finish(job).expect("there is more to be done");
+        assert!(matches!(job.op, Op::Remove) && !queue.wait(Duration::ZERO));
+        queue.push(1, &1, put(11, 1)).unwrap();
+        queue.cancel(1, &1);
+        assert!(queue.finish(job).is_none());
+        let job = queue.next().unwrap();
+        assert!(matches!(job.op, Op::Remove));
+        assert!(queue.finish(job).is_none() && queue.wait(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_overtakes_does_what_was_to_be_done() {
+        let queue = Queue::new(4);
+        queue.push(1, &1, put(10, 2)).unwrap();
+        queue.push(1, &1, put(11, 1)).unwrap();
+        let op = queue.find(1, &1).unwrap();
+        assert!(matches!(op, Op::Put { levels: 2, cleared: false, .. }), "{op:?}");
+        queue.push(1, &1, Op::Remove).unwrap();
+        queue.push(1, &1, put(12, 1)).unwrap();
+        queue.push(1, &1, put(13, 1)).unwrap();
+        let op = queue.find(1, &1).unwrap();
+        assert!(matches!(op, Op::Put { levels: 1, cleared: true, .. }), "{op:?}");
     }
 }

@@ -129,7 +129,8 @@ impl<K, V> RedisLevel<K, V> {
 
 impl<K, V> RedisBuilder<K, V> {
     /// What the names of all keys on the server begin with: `nebula:` by default. No two caches may
-    /// have the same, unless they are to share what they hold.
+    /// have the same, unless they are to share what they hold; nor may that of one begin with that of
+    /// another, whose `clear` would take its keys.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self

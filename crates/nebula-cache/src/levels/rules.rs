@@ -42,7 +42,7 @@ pub enum Writing {
     /// By a thread of the cache's own, to which a queue leads. Lookups see what is queued as if it
     /// were written.
     Behind {
-        /// How many keys may wait; above zero.
+        /// How many keys may wait; above zero, and 16,777,216 at most.
         queue: usize,
         /// What happens to one more.
         when_full: WhenFull,

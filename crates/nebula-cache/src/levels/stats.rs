@@ -48,7 +48,8 @@ pub struct LevelStats {
     pub opened: u64,
     /// How the breaker stands.
     pub breaker: BreakerState,
-    /// Keys about which the level's word is not to be taken now.
+    /// Keys about which the level's word is not to be taken now; `u64::MAX` if it is to be cleared
+    /// before it is asked about any.
     pub doubts: u64,
 }
 

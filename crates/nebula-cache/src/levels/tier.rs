@@ -120,6 +120,8 @@ impl<K: Hash + Eq + Clone, V> Tier<K, V> {
                 count(&self.counts.removals);
                 self.debts.settle(key);
             }
+            // What can't be put into bytes is not there.
+            Some(Err(LevelError::Encode(_))) => self.debts.settle(key),
             Some(Err(_)) => self.debts.owe(key),
         }
     }
@@ -127,6 +129,11 @@ impl<K: Hash + Eq + Clone, V> Tier<K, V> {
     /// A new value or a removal of `key` is not going to reach the level.
     pub(crate) fn doubt(&self, key: &K) {
         self.debts.owe(key);
+    }
+
+    /// Nothing of what the level holds is to be taken for true until it has been cleared.
+    pub(crate) fn doubt_all(&self) {
+        self.debts.owe_all();
     }
 
     pub(crate) fn clear(&self) {
@@ -144,21 +151,20 @@ impl<K: Hash + Eq + Clone, V> Tier<K, V> {
 
     #[cold]
     fn pay_some(&self, most: usize) {
-        if !self.debts.begin_paying() {
-            return;
-        }
+        let Some(_paying) = self.debts.begin_paying() else { return };
         for _ in 0..most {
             let Some(due) = self.debts.due() else { break };
             let done = match &due {
                 Due::Remove(key, _) => self.call(|level| level.remove(key)),
                 Due::Clear(_) => self.call(|level| level.clear()),
             };
-            if !matches!(done, Some(Ok(()))) {
-                break;
+            match done {
+                Some(Ok(()) | Err(LevelError::Encode(_))) => self.debts.paid(due),
+                // The others come first from now on, should it be this one that can't be paid.
+                Some(Err(_)) => return self.debts.put_off(&due),
+                None => return,
             }
-            self.debts.paid(due);
         }
-        self.debts.end_paying();
     }
 
     /// Has the level make durable what it was told.
@@ -178,7 +184,7 @@ impl<K: Hash + Eq + Clone, V> Tier<K, V> {
     pub(crate) fn stats(&self) -> LevelStats {
         let (breaker, opened) = self.circuit.state();
         let name = quietly(|| self.level.name().to_owned()).unwrap_or_default();
-        let doubts = self.debts.len() as u64;
+        let doubts = self.debts.len();
         LevelStats { opened, breaker, doubts, ..self.counts.stats(&name) }
     }
 }

@@ -208,6 +208,8 @@ impl<K: Serialize, V: Serialize + DeserializeOwned> Level<K, V> for DiskLevel<K,
         let frame = self.codec.encode(&key, value, until)?;
         let most = self.store.largest();
         if frame.len() > most {
+            // What it holds of the key is an older value.
+            self.store.remove(&key)?;
             return Err(LevelError::Refused(MemoryError::CapacityExceeded {
                 requested: frame.len(),
                 available: most,
