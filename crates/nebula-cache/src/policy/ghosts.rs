@@ -19,6 +19,11 @@ const WORDS: usize = WAYS + 1;
 pub struct Ring(pub(super) [u16; WORDS]);
 
 impl Ring {
+    /// Words for another use than that of a ring.
+    pub(super) const fn of(word: u16) -> Self {
+        Self([word; WORDS])
+    }
+
     pub(super) const EMPTY: Self = {
         let mut words = [0; WORDS];
         words[0] = 1;

@@ -367,9 +367,7 @@ impl drive::Policy for Steady {
     /// O(1): passes over a bounded number of entries.
     fn evict<N: Nodes>(&mut self, nodes: &mut N, newcomer: Option<&Newcomer>) -> Option<u32> {
         let mode = self.mode();
-        if let Some(newcomer) = newcomer
-            && !self.full
-        {
+        if let Some(newcomer) = newcomer.filter(|_| !self.full) {
             self.full = true;
             self.level = self.weight();
             if mode.guards() && newcomer.kind & REMEMBERED != 0 {

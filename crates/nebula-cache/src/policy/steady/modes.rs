@@ -152,9 +152,8 @@ impl Mode {
                     continue;
                 }
             }
-            if self.fail(failures, lanes.len())
-                && let Some(stale) = lanes.tail(MAIN)
-            {
+            let due = self.fail(failures, lanes.len());
+            if let Some(stale) = if due { lanes.tail(MAIN) } else { None } {
                 *failures = 0;
                 let hits = L::hits(&stale);
                 if hits == 0 {

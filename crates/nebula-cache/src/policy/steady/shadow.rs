@@ -340,8 +340,8 @@ impl Shadow {
         (new, new_blocks): (&mut [Ring], usize),
     ) {
         let table = new_blocks..new_blocks + table_for(new_blocks);
-        new[..new_blocks].fill(Ring([0; _]));
-        new[table.clone()].fill(Ring([u16::MAX; _]));
+        new[..new_blocks].fill(Ring::of(0));
+        new[table.clone()].fill(Ring::of(u16::MAX));
         new[..old_blocks].copy_from_slice(&old[..old_blocks]);
         stretch(&old[old_blocks + table_for(old_blocks)..], &mut new[table.end..]);
         let mut view = View::new(self, new, new_blocks);
