@@ -476,18 +476,23 @@ impl<K, V, O: Kit> Store<K, V, O> {
 
     /// Puts a value in the place of another; a replacement counts as a hit. Returns the old value,
     /// and what was kept with it.
-    pub(crate) fn replace(&mut self, token: u32, value: V, kept: Kept<O>) -> (V, Kept<O>) {
+    pub(crate) fn replace(&mut self, token: u32, value: V, mut kept: Kept<O>) -> (V, Kept<O>) {
         let old_weight = self.entries.weight(token);
-        self.schedule.unlink(&mut self.entries, token);
+        let deadline = kept.times.deadline();
+        let links = self.schedule.succeed(&mut self.entries, token, deadline);
+        if let Some(links) = links {
+            *kept.times.links_mut() = links;
+        }
         self.weight = self.weight.wrapping_add(kept.weight.weight());
         self.charge = self.charge.wrapping_add(kept.weight.charge());
-        let deadline = kept.times.deadline();
         let entry = self.entries.slab.get_mut(token);
         let old = std::mem::replace(&mut entry.value, value);
         let old_kept = std::mem::replace(&mut entry.kept, kept);
         self.weight = self.weight.wrapping_sub(old_kept.weight.weight());
         self.charge = self.charge.wrapping_sub(old_kept.weight.charge());
-        self.schedule.link(&mut self.entries, token, deadline);
+        if links.is_none() {
+            self.schedule.link(&mut self.entries, token, deadline);
+        }
         if self.entry(token).node.place != Place::Pinned {
             self.policy.reweigh(&self.entries, token, old_weight);
             self.policy.touch(&mut self.entries, token);
@@ -531,20 +536,25 @@ impl<K, V, O: Kit> Store<K, V, O> {
     pub(crate) fn supplant(
         &mut self,
         victim: u32,
-        entry: Entry<K, V, O>,
+        mut entry: Entry<K, V, O>,
         newcomer: Newcomer,
     ) -> Entry<K, V, O> {
         self.weight = self.weight.wrapping_add(entry.kept.weight.weight());
         self.charge = self.charge.wrapping_add(entry.charge());
         let (hash, deadline) = (entry.hash, entry.kept.times.deadline());
-        self.schedule.unlink(&mut self.entries, victim);
+        let links = self.schedule.succeed(&mut self.entries, victim, deadline);
+        if let Some(links) = links {
+            *entry.kept.times.links_mut() = links;
+        }
         let old = self.entries.slab.replace(victim, entry);
         self.table.remove(old.hash, victim);
         self.table.insert(hash, victim);
         self.weight = self.weight.wrapping_sub(old.kept.weight.weight());
         self.charge = self.charge.wrapping_sub(old.charge());
         self.policy.insert(&mut self.entries, victim, newcomer);
-        self.schedule.link(&mut self.entries, victim, deadline);
+        if links.is_none() {
+            self.schedule.link(&mut self.entries, victim, deadline);
+        }
         old
     }
 

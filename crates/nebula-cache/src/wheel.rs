@@ -6,7 +6,9 @@
 //! the bucket of the highest digit, in base 64, in which its tick differs from the wheel's present
 //! one. When the wheel comes to a bucket, its entries go to lower levels, or, from the lowest one,
 //! are due. So an entry is linked and unlinked in O(1), and moved once a level at most while it
-//! waits; a word of bits for each level tells which buckets are worth looking at.
+//! waits; a word of bits for each level tells which buckets are worth looking at. An entry may lie in
+//! an earlier bucket than its own, because it was used since, or came into the place of another: when
+//! the wheel comes by it is moved on.
 //!
 //! Eight levels reach beyond the range of the clock, so that no bucket ever stands for two times.
 
@@ -62,6 +64,19 @@ pub trait Schedule: Default + Debug + Send + Sync {
     /// Lets go of an entry, if it has it.
     #[inline]
     fn unlink<T: Timers>(&mut self, _timers: &mut T, _token: u32) {}
+
+    /// Lets go of an entry whose slot another one is to have, due at `deadline`. If that is to lie in
+    /// the list where the old one was, these are its links; otherwise it is to be
+    /// [linked](Self::link).
+    #[inline]
+    fn succeed<T: Timers>(
+        &mut self,
+        _timers: &mut T,
+        _token: u32,
+        _deadline: u64,
+    ) -> Option<Links> {
+        None
+    }
 
     /// Notes that an entry, links and all, is in slot `to` now.
     fn relocate<T: Timers>(&mut self, _timers: &mut T, _to: u32) {}
@@ -178,6 +193,19 @@ impl Schedule for Wheel {
         if after != NONE {
             timers.links_mut(after).before = before;
         }
+    }
+
+    /// Who is due later than the one before it in its slot takes over its place as well, and is moved
+    /// to its own when the wheel comes by: where entries are evicted long before they expire, that
+    /// is once for many.
+    #[inline]
+    fn succeed<T: Timers>(&mut self, timers: &mut T, token: u32, deadline: u64) -> Option<Links> {
+        let links = timers.links(token);
+        if links.before != NONE && deadline != NEVER && timers.deadline(token) <= deadline {
+            return Some(links);
+        }
+        self.unlink(timers, token);
+        None
     }
 
     fn relocate<T: Timers>(&mut self, timers: &mut T, to: u32) {
@@ -316,12 +344,16 @@ mod tests {
                 match op {
                     Op::Insert(slot, span) => {
                         let token = u32::try_from(slot).unwrap();
-                        if entries.0[slot].is_some() {
-                            wheel.unlink(&mut entries, token);
-                        }
                         let deadline = now.saturating_add(span);
-                        entries.0[slot] = Some((deadline, Links::default()));
-                        wheel.link(&mut entries, token, deadline);
+                        let links = if entries.0[slot].is_some() {
+                            wheel.succeed(&mut entries, token, deadline)
+                        } else {
+                            None
+                        };
+                        entries.0[slot] = Some((deadline, links.unwrap_or_default()));
+                        if links.is_none() {
+                            wheel.link(&mut entries, token, deadline);
+                        }
                     }
                     Op::Remove(slot) if entries.0[slot].is_some() => {
                         wheel.unlink(&mut entries, u32::try_from(slot).unwrap());
