@@ -53,6 +53,10 @@ pub use equivalent::Equivalent;
 
 #[cfg(not(nebula_loom))]
 pub use levels::{
+    AsyncLevel, AsyncMultiLevelBuilder, AsyncMultiLevelCache, Blocking, InPlace, LevelFuture,
+};
+#[cfg(not(nebula_loom))]
+pub use levels::{
     Breaker, BreakerState, Demotion, Hit, Level, LevelError, LevelStats, MultiLevelBuilder,
     MultiLevelCache, MultiLevelStats, Promotion, QueueStats, WhenFull, Writing,
 };

@@ -16,8 +16,8 @@ use std::{
 };
 
 use nebula_cache::{
-    Breaker, BreakerState, CacheConfig, ConcurrentComputeCache, EntryOptions, Hit, Level,
-    LevelError, MultiLevelCache, RedisLevel,
+    AsyncMultiLevelCache, Blocking, Breaker, BreakerState, CacheConfig, ConcurrentComputeCache,
+    EntryOptions, Hit, Level, LevelError, MultiLevelCache, RedisLevel,
 };
 use nebula_memory_core::ManualClock;
 use tempfile::TempDir;
@@ -269,4 +269,63 @@ fn a_server_that_is_killed_is_bypassed_and_used_again_when_it_is_back() {
     assert_eq!((server.ask::<u64>(&[b"DBSIZE"]), cache.stats().levels[1].doubts), (0, 0));
     put(300);
     assert_eq!(server.ask::<u64>(&[b"DBSIZE"]), 1);
+}
+
+#[test]
+fn tasks_use_a_server_by_threads_that_may_block_and_do_without_it_when_it_is_killed() {
+    let Some(mut server) = Server::start() else { return };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
+    runtime.unwrap().block_on(async {
+        let clock = Arc::new(ManualClock::new());
+        let config = CacheConfig::builder().entries(10).build().unwrap();
+        let first = ConcurrentComputeCache::<u64, String>::builder(config);
+        let blocking = Blocking::new(server.level::<String>(), |job| {
+            drop(tokio::task::spawn_blocking(job));
+        });
+        let cache = AsyncMultiLevelCache::builder(first.with_clock(Arc::clone(&clock) as _))
+            .level(blocking)
+            .breaker(Breaker::default().failures(2).slow(1000 * SECOND).cool_down(SECOND))
+            .timeout(20 * SECOND, tokio::time::sleep)
+            .build()
+            .unwrap();
+        let cache = Arc::new(cache);
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..8 {
+            let cache = Arc::clone(&cache);
+            tasks.spawn(async move {
+                for key in (0..25).map(|i| i * 8 + task) {
+                    let value = cache.get_or_compute(&key, async { key.to_string() }).await;
+                    assert_eq!(value.unwrap(), key.to_string());
+                }
+            });
+        }
+        tasks.join_all().await;
+        assert_eq!(server.ask::<u64>(&[b"DBSIZE"]), 200);
+        for key in 0..200 {
+            assert_eq!(cache.get(&key).await, Some(key.to_string()));
+        }
+        server.kill();
+        for key in 300..310 {
+            assert_eq!(
+                cache.get_or_compute(&key, async { key.to_string() }).await.unwrap(),
+                key.to_string()
+            );
+            assert_eq!(cache.get(&key).await, Some(key.to_string()));
+        }
+        cache.remove(&7).await.unwrap();
+        let sick = cache.stats().levels.swap_remove(0);
+        assert_eq!((sick.errors, sick.breaker, sick.doubts), (2, BreakerState::Open, 11));
+        assert!(server.run(), "it is on the same port again");
+        clock.advance(SECOND);
+        let () = server.ask(&[b"SET", b"nebula:\x07", b"old"]);
+        assert_eq!(cache.get(&7).await, None);
+        cache.maintain(100).await;
+        assert_eq!((server.ask::<u64>(&[b"DBSIZE"]), cache.stats().levels[0].doubts), (0, 0));
+        cache.insert(300, "anew".to_owned()).await.unwrap();
+        assert_eq!(server.ask::<u64>(&[b"DBSIZE"]), 1);
+        cache.clear().await;
+        assert_eq!(server.ask::<u64>(&[b"DBSIZE"]), 0);
+        cache.validate().unwrap();
+    });
 }

@@ -173,6 +173,19 @@ impl Circuit {
         slow
     }
 
+    /// Notes that nobody waited for a call to end, after `took`; whether it counts as slow. One that
+    /// was not says nothing; if it was the probe, another is let through.
+    pub(crate) fn abandon(&self, leave: Leave, took: Duration, now: Duration) -> bool {
+        if took >= self.rules.slow {
+            return self.note(leave, false, took, now);
+        }
+        let mut inside = self.inside.lock();
+        if leave == Leave::Probe && inside.state == BreakerState::HalfOpen {
+            self.set(&mut inside, BreakerState::Open);
+        }
+        false
+    }
+
     /// How it stands, and how often it has opened.
     pub(crate) fn state(&self) -> (BreakerState, u64) {
         let inside = self.inside.lock();
@@ -223,6 +236,19 @@ mod tests {
         assert_eq!(circuit.state(), (BreakerState::Closed, 0));
         assert!(circuit.note(Leave::Call, true, SECOND, QUICK));
         assert_eq!(circuit.state(), (BreakerState::Open, 1));
+    }
+
+    #[test]
+    fn a_probe_for_which_nobody_waits_is_followed_by_another() {
+        let circuit = Circuit::new(Breaker::default().failures(1).slow(SECOND).cool_down(SECOND));
+        circuit.note(Leave::Call, false, QUICK, QUICK);
+        assert_eq!(circuit.admit(SECOND), Some(Leave::Probe));
+        assert!(!circuit.abandon(Leave::Probe, ALMOST, SECOND));
+        assert_eq!(circuit.state(), (BreakerState::Open, 1));
+        assert_eq!(circuit.admit(SECOND), Some(Leave::Probe));
+        assert!(circuit.abandon(Leave::Probe, SECOND, 2 * SECOND));
+        assert_eq!(circuit.state(), (BreakerState::Open, 2));
+        assert_eq!(circuit.admit(2 * SECOND), None);
     }
 
     #[test]

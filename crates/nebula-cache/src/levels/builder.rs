@@ -17,7 +17,7 @@ use super::{
 use crate::{CacheBuilder, ConcurrentComputeCache, Kit, With, mode::Shared};
 
 /// How many locks the list of what is under way has.
-const STRIPES: usize = 64;
+pub(super) const STRIPES: usize = 64;
 
 /// Builds a [`MultiLevelCache`].
 ///
@@ -94,17 +94,28 @@ impl<K, V, P, W, T, G, A, S> MultiLevelBuilder<K, V, P, W, T, G, A, S> {
 
     fn validate(&self) -> Result<(), MemoryError> {
         let mut faults = ConfigFaults::new();
-        faults.check(!self.levels.is_empty(), "levels", 0, "there must be one at least");
-        let hits = self.promotion != Promotion::AfterHits(0);
-        faults.check(hits, "promotion", "after 0 hits", "must be above zero");
-        if let Writing::Behind { queue, .. } = self.writing {
-            // (Its memory is there from the beginning.)
-            let fits = (1..=1 << 24).contains(&queue);
-            faults.check(fits, "writing.queue", queue, "must be above zero, 16777216 at most");
-        }
-        self.breaker.check(&mut faults);
+        check(&mut faults, self.levels.len(), self.promotion, self.writing, self.breaker);
         faults.into_result()
     }
+}
+
+/// Checks the choices that both faces have.
+pub(super) fn check(
+    faults: &mut ConfigFaults,
+    levels: usize,
+    promotion: Promotion,
+    writing: Writing,
+    breaker: Breaker,
+) {
+    faults.check(levels > 0, "levels", 0, "there must be one at least");
+    let hits = promotion != Promotion::AfterHits(0);
+    faults.check(hits, "promotion", "after 0 hits", "must be above zero");
+    if let Some((queue, _)) = writing.queue() {
+        // (Its memory is there from the beginning.)
+        let fits = (1..=1 << 24).contains(&queue);
+        faults.check(fits, "writing.queue", queue, "must be above zero, 16777216 at most");
+    }
+    breaker.check(faults);
 }
 
 impl<K, V, P, W, T, G, A: Account, S> MultiLevelBuilder<K, V, P, W, T, G, A, S>
@@ -127,10 +138,7 @@ where
         let (config, mut hooks, account, hasher) = first.into_parts();
         let clock = Arc::clone(&hooks.clock);
         let tiers = levels.into_iter().map(|level| Tier::new(level, breaker, Arc::clone(&clock)));
-        let queue = match writing {
-            Writing::Through => None,
-            Writing::Behind { queue, when_full } => Some((queue, when_full)),
-        };
+        let queue = writing.queue();
         let promoter = Promoter::new(promotion);
         let lower = Lower::new(tiers.collect(), STRIPES, clock, promoter, demotion, queue);
         let lower = Arc::new(lower);

@@ -13,7 +13,7 @@ use equivalent::Equivalent;
 use nebula_memory_core::{MemoryError, MemoryUsage, PressureLevel, Reclaim, Refused, sync::Arc};
 
 use super::{
-    Demotion, LevelError, MultiLevelStats,
+    Demotion, Level, LevelError, MultiLevelStats,
     builder::MultiLevelBuilder,
     lower::{Found, Lower, spread},
 };
@@ -23,7 +23,6 @@ use crate::{
     flight::{Joined, Lead, SharedError},
     mode::Shared,
     stats::Timing,
-    times::sealed::Times,
 };
 
 /// A cache of several levels: level one is a [`ConcurrentComputeCache`], below it are larger and
@@ -176,40 +175,14 @@ where
             if above > 0 {
                 self.lower.put(high(hash), key, &value, until, above, false);
             }
-            self.place(hash, key.clone(), value.clone(), until);
-            if self.lower.clears() != clears {
+            self.first.place_until(hash, key.clone(), value.clone(), until);
+            if !self.lower.is_as_it_was(clears) {
                 // It may have been found before, and placed after.
                 self.lower.remove(high(hash), key);
                 drop(self.first.engine.remove(hash, key));
             }
         }
         Some(value)
-    }
-
-    /// Places what was found below, for as long as it has to live.
-    fn place(&self, hash: u64, key: K, value: V, until: Option<Duration>) {
-        let mut options = EntryOptions::new();
-        if let Some(until) = until {
-            let hooks = &self.first.engine.hooks;
-            let left = until.saturating_sub(hooks.clock.now());
-            if left.is_zero() || !O::Times::KEPT {
-                // Level one would not know when to let go of it.
-                return;
-            }
-            options = options.ttl(hooks.ttl.map_or(left, |ttl| ttl.min(left)));
-        }
-        // What level one refuses has been counted there.
-        drop(self.first.engine.place(hash, key, value, Some(&options)));
-    }
-
-    /// Until when an entry lives that is inserted now.
-    fn until(&self, options: Option<&EntryOptions>) -> Option<Duration> {
-        if !O::Times::KEPT {
-            return None;
-        }
-        let hooks = &self.first.engine.hooks;
-        let ttl = options.and_then(|options| options.ttl).or(hooks.ttl)?;
-        Some(hooks.clock.now().saturating_add(ttl))
     }
 
     /// The value of `key`, from the first level that holds it, or computed by `compute`.
@@ -337,7 +310,7 @@ where
         let timing = Timing::start(&engine.counters, &engine.hooks);
         let value = compute().map_err(ComputeError::Compute)?;
         timing.succeed();
-        let until = self.until(options);
+        let until = self.first.until(options);
         let copy = value.clone();
         let untold = Untold { lower: &self.lower, hash: high(hash), key };
         if let Some(key) = lead.take_key() {
@@ -399,7 +372,8 @@ where
         loop {
             match self.join(hash, &key) {
                 Joined::Lead(lead) => {
-                    let (name, copy, until) = (key.clone(), value.clone(), self.until(options));
+                    let (name, copy, until) =
+                        (key.clone(), value.clone(), self.first.until(options));
                     let untold = Untold { lower: &self.lower, hash: high(hash), key: &name };
                     let placed = self.first.engine.place(hash, key, value, options);
                     if placed.is_ok() {
@@ -509,7 +483,7 @@ where
     pub fn stats(&self) -> MultiLevelStats {
         MultiLevelStats {
             first: self.first.stats(),
-            levels: self.lower.tiers.iter().map(super::tier::Tier::stats).collect(),
+            levels: self.lower.tiers.iter().map(|tier| tier.stats(|level| level.name())).collect(),
             queue: self.lower.queue.as_ref().map(super::queue::Queue::stats).unwrap_or_default(),
         }
     }
@@ -524,31 +498,31 @@ where
 }
 
 /// What those are told who wait for a lookup that finds nothing.
-struct Nowhere;
+pub(super) struct Nowhere;
 
 /// Level one is about to change, and the lower levels have yet to be told. If a panic comes between
 /// (of a listener, a `Clone`, a `Drop`), they are not believed about the key until they forget it.
-struct Untold<'c, K: Hash + Eq + Clone, V: Clone> {
-    lower: &'c Lower<K, V>,
-    hash: u32,
-    key: &'c K,
+pub(super) struct Untold<'c, K: Hash + Eq + Clone, V: Clone, L: ?Sized = dyn Level<K, V>> {
+    pub(super) lower: &'c Lower<K, V, L>,
+    pub(super) hash: u32,
+    pub(super) key: &'c K,
 }
 
-impl<K: Hash + Eq + Clone, V: Clone> Untold<'_, K, V> {
+impl<K: Hash + Eq + Clone, V: Clone, L: ?Sized> Untold<'_, K, V, L> {
     /// They have been told, or need not be.
-    fn done(self) {
+    pub(super) fn done(self) {
         std::mem::forget(self);
     }
 }
 
-impl<K: Hash + Eq + Clone, V: Clone> Drop for Untold<'_, K, V> {
+impl<K: Hash + Eq + Clone, V: Clone, L: ?Sized> Drop for Untold<'_, K, V, L> {
     fn drop(&mut self) {
         self.lower.limbo.touch(self.hash);
         self.lower.doubt(self.hash, self.key);
     }
 }
 
-fn unshare<V: Clone>(value: Arc<V>) -> V {
+pub(super) fn unshare<V: Clone>(value: Arc<V>) -> V {
     Arc::try_unwrap(value).unwrap_or_else(|value| V::clone(&value))
 }
 

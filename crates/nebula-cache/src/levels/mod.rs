@@ -1,5 +1,10 @@
 //! Caches of several levels: level one as everywhere in this crate, and what lies below it.
 
+mod async_builder;
+mod async_cache;
+mod async_level;
+mod async_lower;
+mod blocking;
 mod breaker;
 mod builder;
 mod cache;
@@ -9,6 +14,7 @@ mod debts;
 #[cfg(feature = "disk")]
 mod disk;
 mod error;
+mod first;
 mod level;
 mod limbo;
 mod lower;
@@ -16,6 +22,7 @@ mod memory;
 mod queue;
 #[cfg(feature = "redis")]
 mod redis;
+mod remote;
 mod rules;
 mod stats;
 mod tier;
@@ -27,6 +34,10 @@ pub use codec::{Codec, Decoded};
 #[cfg(feature = "disk")]
 pub use disk::{DiskBuilder, DiskLevel, DiskStats, OnDamage};
 pub use {
+    async_builder::AsyncMultiLevelBuilder,
+    async_cache::AsyncMultiLevelCache,
+    async_level::{AsyncLevel, InPlace, LevelFuture},
+    blocking::Blocking,
     breaker::{Breaker, BreakerState},
     builder::MultiLevelBuilder,
     cache::MultiLevelCache,

@@ -15,6 +15,7 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 use nebula_memory_core::{
+    WaitQueue, Waiter,
     panics::quietly,
     sync::{Arc, Condvar, Mutex},
 };
@@ -87,6 +88,10 @@ pub(crate) struct Queue<K, V> {
     news: Condvar,
     /// Something has been done.
     done: Condvar,
+    /// Where the tasks that serve it wait for either.
+    tasks: WaitQueue<()>,
+    /// What the task is at that serves it: one at a time, so that things are done in their order.
+    hand: Mutex<Hand<K>>,
     queued: AtomicU64,
     merged: AtomicU64,
     pub(crate) written: AtomicU64,
@@ -101,6 +106,15 @@ struct Progress {
     /// Keys whose turn is over.
     done: u64,
     stopping: bool,
+}
+
+/// The hand of the task that serves the queue.
+#[derive(Debug)]
+enum Hand<K> {
+    Free,
+    Busy,
+    /// It was dropped before it was done with this key, whose turn it still is.
+    Left(u64, K),
 }
 
 /// A key whose turn it is.
@@ -123,6 +137,8 @@ impl<K: Hash + Eq + Clone, V> Queue<K, V> {
             progress: Mutex::default(),
             news: Condvar::new(),
             done: Condvar::new(),
+            tasks: WaitQueue::new(),
+            hand: Mutex::new(Hand::Free),
             queued: AtomicU64::new(0),
             merged: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -184,6 +200,7 @@ impl<K: Hash + Eq + Clone, V> Queue<K, V> {
             count(&self.merged);
         } else {
             self.news.notify_one();
+            self.tell_tasks();
         }
         drop(overtaken);
         Ok(())
@@ -243,6 +260,84 @@ impl<K: Hash + Eq + Clone, V> Queue<K, V> {
         }
     }
 
+    /// The next key, for a task, which must [release](Self::release) it, unless another task has one.
+    pub(crate) fn claim(&self) -> Option<Job<K, V>> {
+        loop {
+            let (hash, key, left) = {
+                let mut hand = self.hand.lock();
+                match std::mem::replace(&mut *hand, Hand::Busy) {
+                    Hand::Busy => return None,
+                    Hand::Left(hash, key) => (hash, key, true),
+                    Hand::Free => {
+                        let Some((hash, key)) = self.waiting.pop() else {
+                            *hand = Hand::Free;
+                            return None;
+                        };
+                        (hash, key, false)
+                    }
+                }
+            };
+            let pending = {
+                let mut ledger = self.stripe(hash).lock();
+                // What has overtaken the one that was left has its turn later.
+                let mine = ledger.get_mut(&key).filter(|pending| !(left && pending.listed));
+                mine.map(|pending| {
+                    pending.listed = false;
+                    (pending.op.clone(), pending.turn)
+                })
+            };
+            if let Some((op, turn)) = pending {
+                return Some(Job { hash, key, op, turn });
+            }
+            self.finish_one();
+            self.release(None);
+        }
+    }
+
+    /// The task is done, but for what it hands back, whose turn comes next.
+    pub(crate) fn release(&self, left: Option<Job<K, V>>) {
+        let (left, op) = match left {
+            Some(Job { hash, key, op, .. }) => (Hand::Left(hash, key), Some(op)),
+            None => (Hand::Free, None),
+        };
+        *self.hand.lock() = left;
+        self.tell_tasks();
+        drop(op);
+    }
+
+    /// Whether there is a key that can be claimed.
+    pub(crate) fn is_due(&self) -> bool {
+        match &*self.hand.lock() {
+            Hand::Busy => false,
+            Hand::Left(..) => true,
+            Hand::Free => !self.waiting.is_empty(),
+        }
+    }
+
+    /// To be awaited by a task until something is new; asked for before a last look.
+    pub(crate) fn await_news(&self) -> Waiter<'_, ()> {
+        self.tasks.join(0)
+    }
+
+    /// Wakes the tasks that wait now.
+    fn tell_tasks(&self) {
+        if self.tasks.has_waiters() {
+            for _ in 0..self.tasks.len() {
+                let _ = self.tasks.hand(());
+            }
+        }
+    }
+
+    /// Keys that ever went into the queue.
+    pub(crate) fn pushed(&self) -> u64 {
+        self.progress.lock().pushed
+    }
+
+    /// Keys whose turn is over.
+    pub(crate) fn done(&self) -> u64 {
+        self.progress.lock().done
+    }
+
     /// The job has been done. If all that waits has been made a removal meanwhile, it goes on with
     /// that.
     pub(crate) fn finish(&self, mut job: Job<K, V>) -> Option<Job<K, V>> {
@@ -274,6 +369,7 @@ impl<K: Hash + Eq + Clone, V> Queue<K, V> {
     fn finish_one(&self) {
         self.progress.lock().done += 1;
         self.done.notify_all();
+        self.tell_tasks();
     }
 
     /// Has everything that waits, or is being done, be a removal.
@@ -386,5 +482,29 @@ mod tests {
         queue.push(1, &1, put(13, 1)).unwrap();
         let op = queue.find(1, &1).unwrap();
         assert!(matches!(op, Op::Put { levels: 1, cleared: true, .. }), "{op:?}");
+    }
+
+    #[test]
+    fn what_a_task_leaves_comes_first_unless_it_has_been_overtaken() {
+        let queue = Queue::new(2);
+        queue.push(1, &1, put(10, 1)).unwrap();
+        queue.push(2, &2, put(20, 1)).unwrap();
+        let job = queue.claim().unwrap();
+        assert!(queue.claim().is_none(), "one at a time");
+        queue.release(Some(job));
+        let job = queue.claim().unwrap();
+        assert_eq!(job.key, 1);
+        queue.release(Some(job));
+        queue.push(1, &1, put(11, 1)).unwrap();
+        let job = queue.claim().unwrap();
+        assert_eq!((job.key, queue.done()), (2, 1));
+        assert!(queue.finish(job).is_none());
+        queue.release(None);
+        let job = queue.claim().unwrap();
+        assert!(matches!(&job.op, Op::Put { value, .. } if job.key == 1 && **value == 11));
+        assert!(queue.finish(job).is_none());
+        queue.release(None);
+        assert!(queue.claim().is_none() && !queue.is_due());
+        assert_eq!((queue.pushed(), queue.done(), queue.stats().waiting), (3, 3, 0));
     }
 }

@@ -39,7 +39,8 @@ pub enum Writing {
     /// By the caller, before its call returns. The default.
     #[default]
     Through,
-    /// By a thread of the cache's own, to which a queue leads. Lookups see what is queued as if it
+    /// By a thread of the cache's own (in an [`AsyncMultiLevelCache`](crate::AsyncMultiLevelCache), by
+    /// its [`run`](crate::AsyncMultiLevelCache::run)), to which a queue leads. Lookups see what is queued as if it
     /// were written.
     Behind {
         /// How many keys may wait; above zero, and 16,777,216 at most.
@@ -47,6 +48,16 @@ pub enum Writing {
         /// What happens to one more.
         when_full: WhenFull,
     },
+}
+
+impl Writing {
+    /// How many keys may wait, and what happens to one more; `None` if none do.
+    pub(super) const fn queue(self) -> Option<(usize, WhenFull)> {
+        match self {
+            Self::Through => None,
+            Self::Behind { queue, when_full } => Some((queue, when_full)),
+        }
+    }
 }
 
 /// What happens to a write or a removal for which the queue has no room.

@@ -7,21 +7,25 @@ use nebula_memory_core::{Clock, panics::quietly, sync::Arc};
 
 use super::{
     Breaker, Hit, Level, LevelError, LevelStats,
-    breaker::Circuit,
+    breaker::{Circuit, Leave},
     debts::{Debts, Due},
     stats::{Counts, count},
 };
 
 /// How many debts are paid by one operation.
-const PAID_AT_ONCE: usize = 4;
+pub(super) const PAID_AT_ONCE: usize = 4;
 
-pub(crate) struct Tier<K, V> {
-    level: Box<dyn Level<K, V>>,
-    circuit: Circuit,
-    debts: Debts<K>,
+/// `L` is what it is called by: a [`Level`], or one whose calls are awaited.
+pub(crate) struct Tier<K, L: ?Sized> {
+    pub(super) level: Box<L>,
+    pub(super) circuit: Circuit,
+    pub(super) debts: Debts<K>,
     pub(crate) counts: Counts,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
 }
+
+/// What came of a call; `None` if it was not made, because the level is bypassed.
+pub(super) type Told<R> = Option<Result<R, LevelError>>;
 
 /// What a level says of a key.
 #[derive(Debug)]
@@ -33,20 +37,19 @@ pub(crate) enum Look<V> {
     Unknown,
 }
 
-impl<K: Hash + Eq + Clone, V> Tier<K, V> {
-    pub(crate) fn new(level: Box<dyn Level<K, V>>, rules: Breaker, clock: Arc<dyn Clock>) -> Self {
+impl<K: Hash + Eq + Clone, L: ?Sized> Tier<K, L> {
+    pub(crate) fn new(level: Box<L>, rules: Breaker, clock: Arc<dyn Clock>) -> Self {
         let (circuit, debts) = (Circuit::new(rules), Debts::new());
         Self { level, circuit, debts, counts: Counts::default(), clock }
     }
 
-    /// Calls the level, if its breaker lets it.
-    fn call<R>(
+    /// A call to the level that was begun at `start` has ended.
+    pub(super) fn end<R>(
         &self,
-        f: impl FnOnce(&dyn Level<K, V>) -> Result<R, LevelError>,
-    ) -> Option<Result<R, LevelError>> {
-        let start = self.clock.now();
-        let leave = self.circuit.admit(start)?;
-        let result = quietly(|| f(&*self.level)).unwrap_or(Err(LevelError::Panicked));
+        leave: Leave,
+        start: Duration,
+        result: Result<R, LevelError>,
+    ) -> Result<R, LevelError> {
         let end = self.clock.now();
         let failed = result.as_ref().is_err_and(LevelError::is_failure);
         if failed {
@@ -55,16 +58,21 @@ impl<K: Hash + Eq + Clone, V> Tier<K, V> {
         if self.circuit.note(leave, !failed, end.saturating_sub(start), end) {
             count(&self.counts.slow);
         }
-        Some(result)
+        result
     }
 
-    pub(crate) fn get(&self, key: &K) -> Look<V> {
-        self.pay(PAID_AT_ONCE);
-        if self.debts.owes(key) {
+    /// Whether the level is not to be asked about `key`, which counts.
+    pub(super) fn doubts(&self, key: &K) -> bool {
+        let doubts = self.debts.owes(key);
+        if doubts {
             count(&self.counts.bypassed);
-            return Look::Unknown;
         }
-        match self.call(|level| level.get(key)) {
+        doubts
+    }
+
+    /// What the level said when it was asked for a key.
+    pub(super) fn looked<V>(&self, told: Told<Option<Hit<V>>>) -> Look<V> {
+        match told {
             None => {
                 count(&self.counts.bypassed);
                 Look::Unknown
@@ -86,9 +94,9 @@ impl<K: Hash + Eq + Clone, V> Tier<K, V> {
         }
     }
 
-    pub(crate) fn put(&self, key: &K, value: &V, ttl: Option<Duration>) {
-        self.pay(PAID_AT_ONCE);
-        match self.call(|level| level.put(key, value, ttl)) {
+    /// What came of a write; whether the key is to be forgotten now.
+    pub(super) fn wrote(&self, key: &K, told: Told<()>) -> bool {
+        match told {
             None => {
                 count(&self.counts.bypassed);
                 self.debts.owe(key);
@@ -100,18 +108,16 @@ impl<K: Hash + Eq + Clone, V> Tier<K, V> {
             Some(Err(error)) if error.is_failure() => self.debts.owe(key),
             Some(Err(_)) => {
                 count(&self.counts.dropped);
-                self.forget(key);
+                return true;
             }
         }
+        false
     }
 
-    pub(crate) fn remove(&self, key: &K) {
-        self.pay(PAID_AT_ONCE);
-        self.forget(key);
-    }
-
-    fn forget(&self, key: &K) {
-        match self.call(|level| level.remove(key)) {
+    /// What came of a removal.
+    #[allow(clippy::needless_pass_by_value, reason = "as for the others")]
+    pub(super) fn forgot(&self, key: &K, told: Told<()>) {
+        match told {
             None => {
                 count(&self.counts.bypassed);
                 self.debts.owe(key);
@@ -126,20 +132,70 @@ impl<K: Hash + Eq + Clone, V> Tier<K, V> {
         }
     }
 
+    /// What came of paying; whether there may be more to be paid.
+    #[allow(clippy::needless_pass_by_value, reason = "as for the others")]
+    pub(super) fn paid(&self, due: Due<K>, told: Told<()>) -> bool {
+        match told {
+            Some(Ok(()) | Err(LevelError::Encode(_))) => {
+                self.debts.paid(due);
+                return true;
+            }
+            // The others come first from now on, should it be this one that can't be paid.
+            Some(Err(_)) => self.debts.put_off(&due),
+            None => {}
+        }
+        false
+    }
+
     /// A new value or a removal of `key` is not going to reach the level.
     pub(crate) fn doubt(&self, key: &K) {
         self.debts.owe(key);
     }
 
-    /// Nothing of what the level holds is to be taken for true until it has been cleared.
+    /// Nothing is to be had of the level until it has been cleared, by whomever.
     pub(crate) fn doubt_all(&self) {
         self.debts.owe_all();
     }
 
-    pub(crate) fn clear(&self) {
-        // Nothing is to be had of it until it is done, by whomever.
-        self.debts.owe_all();
-        self.pay(1);
+    pub(super) fn stats(&self, name: impl FnOnce(&L) -> &str) -> LevelStats {
+        let (breaker, opened) = self.circuit.state();
+        let name = quietly(|| name(&self.level).to_owned()).unwrap_or_default();
+        let doubts = self.debts.len();
+        LevelStats { opened, breaker, doubts, ..self.counts.stats(&name) }
+    }
+}
+
+impl<K: Hash + Eq + Clone, V> Tier<K, dyn Level<K, V>> {
+    /// Calls the level, if its breaker lets it.
+    fn call<R>(&self, f: impl FnOnce(&dyn Level<K, V>) -> Result<R, LevelError>) -> Told<R> {
+        let start = self.clock.now();
+        let leave = self.circuit.admit(start)?;
+        let result = quietly(|| f(&*self.level)).unwrap_or(Err(LevelError::Panicked));
+        Some(self.end(leave, start, result))
+    }
+
+    pub(crate) fn get(&self, key: &K) -> Look<V> {
+        self.pay(PAID_AT_ONCE);
+        if self.doubts(key) {
+            return Look::Unknown;
+        }
+        self.looked(self.call(|level| level.get(key)))
+    }
+
+    pub(crate) fn put(&self, key: &K, value: &V, ttl: Option<Duration>) {
+        self.pay(PAID_AT_ONCE);
+        if self.wrote(key, self.call(|level| level.put(key, value, ttl))) {
+            self.forget(key);
+        }
+    }
+
+    pub(crate) fn remove(&self, key: &K) {
+        self.pay(PAID_AT_ONCE);
+        self.forget(key);
+    }
+
+    fn forget(&self, key: &K) {
+        self.forgot(key, self.call(|level| level.remove(key)));
     }
 
     /// Pays some of what the level is owed, if it can be reached and nobody else is at it.
@@ -158,11 +214,8 @@ impl<K: Hash + Eq + Clone, V> Tier<K, V> {
                 Due::Remove(key, _) => self.call(|level| level.remove(key)),
                 Due::Clear(_) => self.call(|level| level.clear()),
             };
-            match done {
-                Some(Ok(()) | Err(LevelError::Encode(_))) => self.debts.paid(due),
-                // The others come first from now on, should it be this one that can't be paid.
-                Some(Err(_)) => return self.debts.put_off(&due),
-                None => return,
+            if !self.paid(due, done) {
+                break;
             }
         }
     }
@@ -179,12 +232,5 @@ impl<K: Hash + Eq + Clone, V> Tier<K, V> {
             Some(Ok(done)) => done,
             _ => 0,
         }
-    }
-
-    pub(crate) fn stats(&self) -> LevelStats {
-        let (breaker, opened) = self.circuit.state();
-        let name = quietly(|| self.level.name().to_owned()).unwrap_or_default();
-        let doubts = self.debts.len();
-        LevelStats { opened, breaker, doubts, ..self.counts.stats(&name) }
     }
 }

@@ -1,6 +1,7 @@
 //! What the test files share.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 
+pub(crate) mod async_shelf;
 pub(crate) mod counting;
 pub(crate) mod faces;
 pub(crate) mod ops;
