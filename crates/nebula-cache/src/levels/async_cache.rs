@@ -3,7 +3,6 @@
 use std::{
     any::Any,
     convert::{Infallible, identity},
-    fmt,
     future::{Future, pending, poll_fn},
     hash::{BuildHasher, Hash},
     pin::pin,
@@ -12,14 +11,13 @@ use std::{
 };
 
 use equivalent::Equivalent;
-use nebula_memory_core::{
-    MemoryError, MemoryUsage, PressureLevel, Reclaim, Refused, panics::quietly, sync::Arc,
-};
+use nebula_memory_core::{MemoryError, Refused, panics::quietly, sync::Arc};
 
 use super::{
     AsyncMultiLevelBuilder, Demotion, LevelError, MultiLevelStats,
     async_lower::AsyncLower,
     cache::{Nowhere, Untold, unshare},
+    first::of_level_one,
     lower::{Found, spread},
 };
 use crate::{
@@ -607,85 +605,6 @@ impl<K, V, O: Kit> AsyncMultiLevelCache<K, V, O> {
     ) -> Self {
         Self { first, lower, nowhere: Arc::new(Nowhere) as Arc<dyn Any + Send + Sync> }
     }
-
-    /// How many entries level one holds. Takes O(shards).
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.first.len()
-    }
-
-    /// Whether level one is empty. Takes O(shards).
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.first.is_empty()
-    }
-
-    /// How much of level one's capacity is taken.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        self.first.weight()
-    }
-
-    /// The most that level one holds.
-    #[must_use]
-    pub fn capacity(&self) -> Capacity {
-        self.first.capacity()
-    }
-
-    /// Bytes charged to level one's account: by level one alone. Takes O(shards).
-    #[must_use]
-    pub fn charged(&self) -> usize {
-        self.first.charged()
-    }
-
-    /// The account that level one charges.
-    #[must_use]
-    pub const fn account(&self) -> &O::Account {
-        self.first.account()
-    }
-
-    /// Checks level one inside against itself, and that nothing is under way.
-    #[doc(hidden)]
-    pub fn validate(&self) -> Result<(), String> {
-        self.first.validate()?;
-        if self.lower.flights.is_idle() { Ok(()) } else { Err("flights are listed".to_owned()) }
-    }
 }
 
-/// Of level one.
-impl<K, V, O> Reclaim for AsyncMultiLevelCache<K, V, O>
-where
-    O: Kit,
-    ConcurrentComputeCache<K, V, O>: Reclaim,
-    Self: Send + Sync,
-{
-    fn reclaimable(&self) -> usize {
-        self.first.reclaimable()
-    }
-
-    /// As [`ConcurrentComputeCache`]; if what is evicted goes to another level, as one with a
-    /// listener.
-    fn reclaim(&self, wanted: usize, urgency: PressureLevel) -> usize {
-        self.first.reclaim(wanted, urgency)
-    }
-}
-
-/// Of level one.
-impl<K, V, O: Kit> MemoryUsage for AsyncMultiLevelCache<K, V, O> {
-    fn used(&self) -> usize {
-        self.first.used()
-    }
-
-    fn capacity(&self) -> Option<usize> {
-        MemoryUsage::capacity(&self.first)
-    }
-}
-
-impl<K, V, O: Kit> fmt::Debug for AsyncMultiLevelCache<K, V, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsyncMultiLevelCache")
-            .field("first", &self.first)
-            .field("levels", &self.lower.tiers.len())
-            .finish_non_exhaustive()
-    }
-}
+of_level_one!(AsyncMultiLevelCache);

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    fmt,
     hash::{BuildHasher, Hash},
     sync::atomic::Ordering::Relaxed,
     thread::JoinHandle,
@@ -10,11 +9,12 @@ use std::{
 };
 
 use equivalent::Equivalent;
-use nebula_memory_core::{MemoryError, MemoryUsage, PressureLevel, Reclaim, Refused, sync::Arc};
+use nebula_memory_core::{MemoryError, Refused, sync::Arc};
 
 use super::{
     Demotion, Level, LevelError, MultiLevelStats,
     builder::MultiLevelBuilder,
+    first::of_level_one,
     lower::{Found, Lower, spread},
 };
 use crate::{
@@ -526,88 +526,7 @@ pub(super) fn unshare<V: Clone>(value: Arc<V>) -> V {
     Arc::try_unwrap(value).unwrap_or_else(|value| V::clone(&value))
 }
 
-impl<K, V, O: Kit> MultiLevelCache<K, V, O> {
-    /// How many entries level one holds. Takes O(shards).
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.first.len()
-    }
-
-    /// Whether level one is empty. Takes O(shards).
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.first.is_empty()
-    }
-
-    /// How much of level one's capacity is taken.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        self.first.weight()
-    }
-
-    /// The most that level one holds.
-    #[must_use]
-    pub fn capacity(&self) -> Capacity {
-        self.first.capacity()
-    }
-
-    /// Bytes charged to level one's account: by level one alone. Takes O(shards).
-    #[must_use]
-    pub fn charged(&self) -> usize {
-        self.first.charged()
-    }
-
-    /// The account that level one charges.
-    #[must_use]
-    pub const fn account(&self) -> &O::Account {
-        self.first.account()
-    }
-
-    /// Checks level one inside against itself, and that nothing is under way.
-    #[doc(hidden)]
-    pub fn validate(&self) -> Result<(), String> {
-        self.first.validate()?;
-        if self.lower.flights.is_idle() { Ok(()) } else { Err("flights are listed".to_owned()) }
-    }
-}
-
-/// Of level one.
-impl<K, V, O> Reclaim for MultiLevelCache<K, V, O>
-where
-    O: Kit,
-    ConcurrentComputeCache<K, V, O>: Reclaim,
-    Self: Send + Sync,
-{
-    fn reclaimable(&self) -> usize {
-        self.first.reclaimable()
-    }
-
-    /// As [`ConcurrentComputeCache`]; if what is evicted goes to another level, as one with a
-    /// listener.
-    fn reclaim(&self, wanted: usize, urgency: PressureLevel) -> usize {
-        self.first.reclaim(wanted, urgency)
-    }
-}
-
-/// Of level one.
-impl<K, V, O: Kit> MemoryUsage for MultiLevelCache<K, V, O> {
-    fn used(&self) -> usize {
-        self.first.used()
-    }
-
-    fn capacity(&self) -> Option<usize> {
-        MemoryUsage::capacity(&self.first)
-    }
-}
-
-impl<K, V, O: Kit> fmt::Debug for MultiLevelCache<K, V, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MultiLevelCache")
-            .field("first", &self.first)
-            .field("levels", &self.lower.tiers.len())
-            .finish_non_exhaustive()
-    }
-}
+of_level_one!(MultiLevelCache);
 
 /// Starts the thread that writes behind.
 pub(crate) fn start_writer<K, V>(lower: &Arc<Lower<K, V>>) -> Result<Writer<K, V>, MemoryError>
