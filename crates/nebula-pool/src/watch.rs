@@ -169,10 +169,12 @@ impl Watch {
             list = Vec::with_capacity(needed);
         }
         list.sort_by_key(|held| (held.since, held.number));
+        // One moment for all, so that who took his earlier has held it longer.
+        let now = Instant::now();
         let holder = |held: Held| Holder {
             number: held.number,
             location: held.site,
-            held_for: held.since.elapsed(),
+            held_for: now.saturating_duration_since(held.since),
             thread_id: held.thread.id(),
             thread: held.thread.name().map(str::to_owned),
         };
