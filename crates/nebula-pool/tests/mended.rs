@@ -3,7 +3,7 @@
 mod common;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::{
@@ -15,8 +15,8 @@ use std::{
     time::Duration,
 };
 
-use common::poll;
-use nebula_memory_core::{Account, MemoryError, MemoryUsage, PressureLevel, Reclaim};
+use common::{Reenter, poll};
+use nebula_memory_core::{MemoryError, MemoryUsage, PressureLevel, Reclaim};
 use nebula_pool::{
     Growth, Hooked, Hooks, LocalHooks, ObjectPool, Oversized, PoolConfig, PoolConfigBuilder,
     Poolable, Shrink, ThreadSafePool,
@@ -59,41 +59,21 @@ fn a_warm_up_reports_every_error_of_its_factory() {
 
 #[test]
 fn an_account_that_uses_the_pool_while_it_grows_is_charged_for_what_is_there() {
-    thread_local! {
-        static POOL: RefCell<Option<Rc<ObjectPool<String, Reenter>>>> = const { RefCell::new(None) };
-        static BALANCE: Cell<usize> = const { Cell::new(0) };
-        static ARMED: Cell<bool> = const { Cell::new(false) };
-    }
-
-    struct Reenter;
-
-    impl Account for Reenter {
-        fn try_charge(&self, bytes: usize) -> Result<(), MemoryError> {
-            BALANCE.set(BALANCE.get() + bytes);
-            if ARMED.replace(false) {
-                let pool = POOL.with_borrow(Clone::clone).unwrap();
-                drop(pool.try_get().unwrap());
-            }
-            Ok(())
-        }
-
-        fn credit(&self, bytes: usize) {
-            BALANCE.set(BALANCE.get() - bytes);
-        }
-    }
-
     let config = of(2).growth(Growth::Fixed(1)).build().unwrap();
     let pool = Rc::new(ObjectPool::new_in(&config, Reenter, String::new).unwrap());
-    POOL.set(Some(Rc::clone(&pool)));
     let first = pool.try_get().unwrap();
-    let before = BALANCE.get();
-    ARMED.set(true);
+    let before = Reenter::balance();
+    let again = Rc::clone(&pool);
+    Reenter::at_next_charge(move || drop(again.try_get().unwrap()));
     let second = pool.try_get().unwrap();
-    assert_eq!((BALANCE.get() - before, pool.used()), (64, BALANCE.get()), "one place came");
-    POOL.set(None);
+    assert_eq!(
+        (Reenter::balance() - before, pool.used()),
+        (64, Reenter::balance()),
+        "one place came"
+    );
     drop((first, second));
     drop(pool);
-    assert_eq!(BALANCE.get(), 0);
+    assert_eq!(Reenter::balance(), 0);
 }
 
 #[test]

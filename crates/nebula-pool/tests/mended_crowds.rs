@@ -3,7 +3,6 @@
 mod common;
 
 use std::{
-    cell::{Cell, RefCell},
     future::Future,
     mem::ManuallyDrop,
     sync::{
@@ -15,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::poll;
+use common::{Reenter, poll};
 use nebula_memory_core::{Account, MemoryError, Unlimited};
 use nebula_pool::{
     Growth, HierarchicalPool, LockFreePool, PoolConfig, PoolConfigBuilder, Poolable, ThreadSafePool,
@@ -168,39 +167,15 @@ growth!(places_that_there_is_room_for_are_not_refused, HierarchicalPool);
 
 #[test]
 fn an_account_may_use_the_pool_that_grows_at_its_expense() {
-    thread_local! {
-        static POOL: RefCell<Option<Arc<ThreadSafePool<String, Reenter>>>> = const { RefCell::new(None) };
-        static BALANCE: Cell<usize> = const { Cell::new(0) };
-        static ARMED: Cell<bool> = const { Cell::new(false) };
-    }
-
-    struct Reenter;
-
-    impl Account for Reenter {
-        fn try_charge(&self, bytes: usize) -> Result<(), MemoryError> {
-            BALANCE.set(BALANCE.get() + bytes);
-            if ARMED.replace(false) {
-                let pool = POOL.with_borrow(Clone::clone).unwrap();
-                drop(pool.try_get().unwrap());
-            }
-            Ok(())
-        }
-
-        fn credit(&self, bytes: usize) {
-            BALANCE.set(BALANCE.get() - bytes);
-        }
-    }
-
     let config = of(3).growth(Growth::Fixed(1)).build().unwrap();
     let pool = Arc::new(ThreadSafePool::new_in(&config, Reenter, String::new).unwrap());
-    POOL.set(Some(Arc::clone(&pool)));
     let first = pool.try_get().unwrap();
-    ARMED.set(true);
+    let again = Arc::clone(&pool);
+    Reenter::at_next_charge(move || drop(again.try_get().unwrap()));
     let second = pool.try_get().unwrap();
-    POOL.set(None);
     drop((first, second));
     drop(pool);
-    assert_eq!(BALANCE.get(), 0);
+    assert_eq!(Reenter::balance(), 0);
 }
 
 /// Does something when it is woken.

@@ -4,6 +4,7 @@
 pub(crate) mod faces;
 
 use std::{
+    cell::{Cell, RefCell},
     future::Future,
     pin::Pin,
     sync::{
@@ -21,6 +22,41 @@ use nebula_testing::{CountingAccount, DropCounter, DropProbe, PanicOn};
 
 /// More than any test takes.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+std::thread_local! {
+    static BALANCE: Cell<usize> = const { Cell::new(0) };
+    static AT_NEXT_CHARGE: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+}
+
+/// An account that does something else within a charge, when it is told to. There is one for each
+/// thread.
+pub(crate) struct Reenter;
+
+impl Reenter {
+    /// What is charged.
+    pub(crate) fn balance() -> usize {
+        BALANCE.get()
+    }
+
+    /// Calls `act` within the next charge.
+    pub(crate) fn at_next_charge(act: impl FnOnce() + 'static) {
+        AT_NEXT_CHARGE.set(Some(Box::new(act)));
+    }
+}
+
+impl Account for Reenter {
+    fn try_charge(&self, bytes: usize) -> Result<(), MemoryError> {
+        BALANCE.set(BALANCE.get() + bytes);
+        if let Some(act) = AT_NEXT_CHARGE.take() {
+            act();
+        }
+        Ok(())
+    }
+
+    fn credit(&self, bytes: usize) {
+        BALANCE.set(BALANCE.get() - bytes);
+    }
+}
 
 /// When an object's code panics. Clones count together.
 #[derive(Clone, Debug)]
