@@ -147,7 +147,8 @@ impl<K, V, P, T, G, A, S, W> CacheBuilder<K, V, Shared, P, W, T, G, A, S> {
     ///
     /// A listener may use the cache. One that panics has no effect on the cache; entries that
     /// left by the same operation may then not be shown. A cache with a listener gives memory back
-    /// under pressure at its next call, on a thread that uses it, because the listener is not to
+    /// under pressure at its next miss, insertion or
+    /// [`maintain`](ConcurrentComputeCache::maintain), because the listener is not to
     /// run inside a stranger's allocation. Entries that are dropped with the cache are not shown.
     pub fn with_listener(
         mut self,

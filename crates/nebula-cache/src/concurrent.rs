@@ -316,7 +316,7 @@ where
 
     /// At `Normal` and `Elevated` it gives at most a quarter of what it holds, at `High` half, at
     /// `Critical` everything. Shards that are in use are skipped. A cache with a listener gives
-    /// nothing now, and what was asked for at its next call.
+    /// nothing now, and what was asked for at its next miss, insertion or [`maintain`](Self::maintain).
     fn reclaim(&self, wanted: usize, urgency: PressureLevel) -> usize {
         self.engine.reclaim(wanted, urgency)
     }

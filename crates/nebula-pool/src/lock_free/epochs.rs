@@ -3,8 +3,8 @@
 //!
 //! Every pool has epochs (crossbeam-epoch) of its own. So nobody else's code runs when storage is
 //! freed, and nobody who is pinned elsewhere holds it up. Whoever is pinned takes part for that time
-//! only; that costs about a microsecond, and nothing on the way of gets and returns that find things
-//! as usual. The epochs only say when; it is the pool that frees.
+//! only, which is not done on the way of gets and returns that find things as usual. The epochs only
+//! say when; it is the pool that frees.
 
 use std::sync::{
     Arc,
