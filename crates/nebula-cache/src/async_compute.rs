@@ -270,15 +270,15 @@ where
     {
         async move {
             let hash = self.engine.hash(key);
-            let date = match self.engine.look_up_or_date(hash, key, |entry, _| entry.value.clone())
-            {
-                Ok(value) => {
-                    // Not on return, when the value would be lost to a panic.
-                    drop(compute);
-                    return out(Ok(value));
-                }
-                Err(date) => date,
-            };
+            let date =
+                match self.engine.look_up_or(hash, key, |entry, _| Ok(entry.value.clone()), Err) {
+                    Ok(value) => {
+                        // Not on return, when the value would be lost to a panic.
+                        drop(compute);
+                        return out(Ok(value));
+                    }
+                    Err(date) => date,
+                };
             let mut compute = pin!(Some(compute));
             let found =
                 self.compute_awaited(hash, key, date, options, compute.as_mut(), result).await;

@@ -79,10 +79,12 @@ where
         V: Clone,
     {
         let hash = self.engine.hash(key);
-        match self.engine.look_up_or_date(hash, key, |entry, _| entry.value.clone()) {
-            Ok(value) => Ok(value),
-            Err(date) => self.compute_missing(hash, key, date, None, compute),
-        }
+        self.engine.look_up_or(
+            hash,
+            key,
+            |entry, _| Ok(entry.value.clone()),
+            |date| self.compute_missing(hash, key, date, None, compute),
+        )
     }
 
     /// As [`try_get_or_compute`](Self::try_get_or_compute), with options for the entry.
@@ -102,10 +104,12 @@ where
         V: Clone,
     {
         let hash = self.engine.hash(key);
-        match self.engine.look_up_or_date(hash, key, |entry, _| entry.value.clone()) {
-            Ok(value) => Ok(value),
-            Err(date) => self.compute_missing(hash, key, date, Some(&options), compute),
-        }
+        self.engine.look_up_or(
+            hash,
+            key,
+            |entry, _| Ok(entry.value.clone()),
+            |date| self.compute_missing(hash, key, date, Some(&options), compute),
+        )
     }
 
     /// Replaces the value of `key` by what `load` finds, if the entry is there still for which that was

@@ -204,6 +204,7 @@ where
     /// entries leave of it; if the account refuses the charge (after the cache has evicted as many
     /// bytes as were asked for, and asked again); or if the system has no memory. An earlier value
     /// of `key` then stays, unless it was evicted on the way.
+    #[inline]
     pub fn insert(&self, key: K, value: V) -> Result<Option<V>, Refused<(K, V)>> {
         let hash = self.engine.hash(&key);
         self.engine.place(hash, key, value, None)

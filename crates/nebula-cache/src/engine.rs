@@ -26,7 +26,7 @@ use crate::{
     place::too_large,
     policy::drive::Policy,
     room::Total,
-    shard::Shard,
+    shard::{ReadOf, Shard},
     shares::Tenancy,
     slab::{Slab, Slot},
     stats::Counters,
@@ -75,6 +75,14 @@ pub(crate) const fn mix(hash: u64) -> u64 {
 #[allow(clippy::cast_possible_truncation, reason = "it is the high half that is wanted")]
 pub(crate) const fn high(hash: u64) -> u32 {
     (hash >> 32) as u32
+}
+
+/// A lookup that has the lock.
+struct Begun<S> {
+    store: S,
+    now: u64,
+    /// Whether the entry may be in the bucket that its hash chooses.
+    at_home: bool,
 }
 
 impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
@@ -301,7 +309,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        self.look_up_or_date(hash, key, read).ok()
+        self.look_up_or(hash, key, |entry, now| Some(read(entry, now)), |_| None)
     }
 
     /// How many entries have been placed in the shard of `hash`.
@@ -310,87 +318,94 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         self.shard(hash).gauges().inserts()
     }
 
-    /// As [`look_up`](Self::look_up); where the entry is not there, [`date`](Self::date) at that
-    /// moment: it is not there as long as the date is the same.
+    /// As [`look_up`](Self::look_up); where the entry is not there, calls `miss` with the
+    /// [`date`](Self::date) at that moment: it is not there as long as the date is the same.
     #[inline]
-    pub(crate) fn look_up_or_date<Q, R>(
+    pub(crate) fn look_up_or<Q, R>(
         &self,
         hash: u64,
         key: &Q,
         read: impl FnOnce(&Entry<K, V, O>, u64) -> R,
-    ) -> Result<R, u64>
+        miss: impl FnOnce(u64) -> R,
+    ) -> R
     where
         Q: Equivalent<K> + ?Sized,
     {
         if !self.shares_hits() {
-            return self.look_up_alone(hash, key, read);
+            return self.look_up_alone(hash, key, read, miss);
         }
         // Nearly always the lock is to be had, and the entry is where it should be. What is not done
-        // here is done elsewhere from the beginning, so that nothing has to be kept for it.
+        // here is done elsewhere, so that nothing has to be kept for it.
         let now = self.now();
-        let Some(store) = self.shard(hash).try_read() else {
-            return self.look_up_shared(hash, key, read);
+        let shard = self.shard(hash);
+        let Some(store) = shard.try_read() else {
+            return self.look_up_on(None, hash, key, read, miss);
         };
-        match store.get_at_home(high(hash), |other| key.equivalent(other)) {
-            Ok(entry) if !entry.kept.times.is_expired(now) => {
-                if entry.node.hit() {
+        let at_home = match store.get_at_home(high(hash), |other| key.equivalent(other)) {
+            Ok(entry) if !entry.kept.times.is_expired(now) && entry.node.hit() => {
+                entry.kept.times.touch(now);
+                let found = read(entry, now);
+                drop(store);
+                self.counters.hits.add(1);
+                return found;
+            }
+            Err(Elsewhere::Nowhere) => {
+                let date = shard.gauges().inserts();
+                drop(store);
+                self.missed();
+                return miss(date);
+            }
+            at_home => at_home.is_ok(),
+        };
+        self.look_up_on(Some(Begun { store, now, at_home }), hash, key, read, miss)
+    }
+
+    /// As above, whatever it takes; from the beginning, or from where the entry was not to be found at
+    /// home, or had something about it.
+    #[inline(never)]
+    fn look_up_on<'c, Q, R>(
+        &'c self,
+        begun: Option<Begun<ReadOf<'c, K, V, O, M>>>,
+        hash: u64,
+        key: &Q,
+        read: impl FnOnce(&Entry<K, V, O>, u64) -> R,
+        miss: impl FnOnce(u64) -> R,
+    ) -> R
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let is_it = |other: &K| key.equivalent(other);
+        let Begun { store, now, at_home } = begun.unwrap_or_else(|| {
+            // (The time after any waiting.)
+            let store = self.shard(hash).read();
+            Begun { store, now: self.now(), at_home: true }
+        });
+        let entry = if at_home {
+            store.get(high(hash), is_it).map(|(_, entry)| entry)
+        } else {
+            store.get_elsewhere(high(hash), is_it)
+        };
+        let mut expired = false;
+        if let Some(entry) = entry {
+            expired = entry.kept.times.is_expired(now);
+            if !expired {
+                if !entry.node.hit() {
                     store.note(entry);
                 }
                 entry.kept.times.touch(now);
                 let found = read(entry, now);
                 drop(store);
                 self.counters.hits.add(1);
-                Ok(found)
-            }
-            Err(Elsewhere::Nowhere) => {
-                let date = self.date(hash);
-                drop(store);
-                self.missed();
-                Err(date)
-            }
-            _ => {
-                drop(store);
-                self.look_up_shared(hash, key, read)
+                return found;
             }
         }
-    }
-
-    /// As above, whatever it takes.
-    #[inline(never)]
-    fn look_up_shared<Q, R>(
-        &self,
-        hash: u64,
-        key: &Q,
-        read: impl FnOnce(&Entry<K, V, O>, u64) -> R,
-    ) -> Result<R, u64>
-    where
-        Q: Equivalent<K> + ?Sized,
-    {
-        let now = self.now();
-        let mut expired = false;
-        let date;
-        {
-            let store = self.shard(hash).read();
-            if let Some((_, entry)) = store.get(high(hash), |other| key.equivalent(other)) {
-                expired = entry.kept.times.is_expired(now);
-                if !expired {
-                    if entry.node.hit() {
-                        store.note(entry);
-                    }
-                    entry.kept.times.touch(now);
-                    let found = read(entry, now);
-                    drop(store);
-                    self.counters.hits.add(1);
-                    return Ok(found);
-                }
-            }
-            date = self.date(hash);
-        }
+        let date = self.date(hash);
+        drop(store);
         if expired {
             self.expire(hash, key);
         }
         self.missed();
-        Err(date)
+        miss(date)
     }
 
     /// For policies that move entries at each hit.
@@ -400,7 +415,8 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         hash: u64,
         key: &Q,
         read: impl FnOnce(&Entry<K, V, O>, u64) -> R,
-    ) -> Result<R, u64>
+        miss: impl FnOnce(u64) -> R,
+    ) -> R
     where
         Q: Equivalent<K> + ?Sized,
     {
@@ -419,7 +435,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                     // A hit changes nothing that the gauges show.
                     store.let_go(false);
                     self.counters.hits.add(1);
-                    return Ok(found);
+                    return found;
                 }
             }
             date = self.date(hash);
@@ -429,7 +445,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             self.expire(hash, key);
         }
         self.missed();
-        Err(date)
+        miss(date)
     }
 
     /// Counts a miss.
@@ -607,10 +623,11 @@ pub(crate) const fn unit(capacity: Capacity) -> Unit {
 /// How many entries a shard will have at most, most of the time.
 pub(crate) const fn expected(capacity: Capacity, shards: usize) -> usize {
     match capacity {
-        // Keys do not fall evenly: three deviations more than the mean.
+        // Keys do not fall evenly: three deviations more than the mean. Where there is one shard, the
+        // table has room to spare all the same: fewer entries are in another bucket than they should.
         Capacity::Entries(entries) => {
             let mean = entries.div_ceil(shards);
-            if shards == 1 { mean } else { mean.saturating_add(3 * mean.isqrt()) }
+            mean.saturating_add(if shards == 1 { mean / 32 } else { 3 * mean.isqrt() })
         }
         Capacity::Bytes(_) => usize::MAX / 4,
     }

@@ -211,7 +211,7 @@ where
             self.engine.counters.misses.add(1);
             return None;
         };
-        if entry.node.hit() {
+        if !entry.node.hit() {
             store.note(entry);
         }
         self.engine.counters.hits.add(1);
@@ -232,7 +232,7 @@ where
             if !expired {
                 entry.kept.times.touch(now);
                 if shares_hits {
-                    if entry.node.hit() {
+                    if !entry.node.hit() {
                         store.note(entry);
                     }
                 } else {
@@ -275,6 +275,7 @@ where
     /// entries leave of it; if the account refuses the charge (after the cache has evicted as many
     /// bytes as were asked for, and asked again); or if the system has no memory. An earlier value
     /// of `key` then stays, unless it was evicted on the way.
+    #[inline]
     pub fn insert(&mut self, key: K, value: V) -> Result<Option<V>, Refused<(K, V)>> {
         let hash = self.engine.hash(&key);
         let placed = self.engine.place(hash, key, value, None);

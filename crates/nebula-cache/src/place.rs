@@ -5,7 +5,7 @@
 //! other shards hold) is provided between steps. Everything taken on the way is given back on any
 //! way out.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{mem::needs_drop, sync::atomic::Ordering::Relaxed};
 
 use nebula_memory_core::{
     Account, Align, MemoryError, Refused, is_reclaiming, sync::thread::yield_now,
@@ -16,11 +16,11 @@ use crate::{
     bag::Credit,
     engine::{BagOf, Engine, high},
     mode::Mode,
-    policy::{Newcomer, drive::Policy},
+    policy::{Newcomer, Node, drive::Policy},
     room::Room,
     shard::{Held, Shard},
     slab::NONE,
-    store::{Entry, Growth, Kept, Plan, Store, Unit},
+    store::{Arrival, Entry, Growth, Kept, Plan, Store, Unit},
     tags::sealed::Tags,
     times::{NEVER, nanos, sealed::Times},
     weight::sealed::Weight,
@@ -71,8 +71,9 @@ struct Charged<'c, K, V, O: Kit, M: Mode> {
 enum Way {
     /// Under a key that is not there, in a slot that is free, with room taken for it.
     Insert(Newcomer),
-    /// In the place of an entry of another key, which the policy has let go of.
-    Supplant(u32, Newcomer),
+    /// In the place of an entry of another key, which the policy has let go of; the node of the new
+    /// one, if the policy has taken it in.
+    Supplant(u32, Option<Node>, Newcomer),
     /// In the place of a value of the same key.
     Replace(u32),
     /// In steps.
@@ -124,22 +125,10 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             Ok(kept) => kept,
             Err(error) => return Err(self.reject((key, value), error)),
         };
-        let mut weight = 1;
-        if self.unit == Unit::Bytes {
-            weight = kept.weight.weight();
-            let most = self.most();
-            if weight > most {
-                return Err(self.reject((key, value), too_large(weight, most)));
-            }
-            if self.tenancy.is_some() && weight > self.granted_most() {
-                // Rather than evict all there is here, and find that it isn't enough.
-                self.borrow(weight, true);
-                let most = self.granted_most();
-                if weight > most {
-                    return Err(self.reject((key, value), too_large(weight, most)));
-                }
-            }
-        }
+        let weight = match self.take_in(kept.weight) {
+            Ok(weight) => weight,
+            Err(error) => return Err(self.reject((key, value), error)),
+        };
         let charge = match self.charge(kept.weight.charge()) {
             Ok(charge) => charge,
             Err(error) => return Err(self.reject((key, value), error)),
@@ -157,20 +146,33 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                     charge.hand_over();
                     return Ok((token, None));
                 }
-                Way::Supplant(token, newcomer) => {
+                Way::Supplant(token, node, newcomer) => {
                     let entry = Entry::new(key, value, kept, high(hash));
+                    let arrival = Arrival { entry, newcomer, node };
+                    // (It is placed before any of the user's code runs.)
+                    charge.hand_over();
                     // (Dropped last, by a panic as well.)
                     let mut credit = Credit::of(&self.account, 0);
-                    let old = store.supplant(token, entry, newcomer);
-                    credit.bytes = old.charge();
-                    let cause = Self::cause_of(&old, now, RemovalCause::Capacity);
+                    let mut cause = RemovalCause::Capacity;
+                    if O::Weight::KEPT || O::Times::KEPT {
+                        let old = store.entry(token);
+                        credit.bytes = old.charge();
+                        cause = Self::cause_of(old, now, cause);
+                    }
                     store.count_removals(cause, 1);
                     store.count_insert();
-                    self.hooks.leaving(old.hash(), cause);
+                    let mut left = None;
+                    if needs_drop::<(K, V)>() || self.hooks.has_listener() {
+                        self.hooks.leaving(store.entry(token).hash(), cause);
+                        left = Some(store.supplant_and_keep(token, arrival));
+                    } else {
+                        // Nobody has any use for who left.
+                        store.supplant(token, arrival);
+                    }
                     store.let_go(O::Weight::KEPT);
-                    charge.hand_over();
-                    self.hooks.show_entry(&old, cause);
-                    drop(old);
+                    if let Some(left) = &left {
+                        self.hooks.show_entry(left, cause);
+                    }
                     return Ok((token, None));
                 }
                 Way::Replace(token) => {
@@ -230,12 +232,12 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         }
         let newcomer = store.admit(high(hash));
         if self.total.is_full() {
-            if self.lends(store) || self.may_borrow() {
+            if self.lends(store.len()) || self.may_borrow() {
                 *admitted = Some(newcomer);
                 return Way::General;
             }
-            if let Some(victim) = store.choose(Some(&newcomer)) {
-                return Way::Supplant(victim, newcomer);
+            if let Some((victim, node)) = store.exchange(newcomer) {
+                return Way::Supplant(victim, node, newcomer);
             }
         } else if !store.lacks() {
             let mut room = Room::none(&self.total);
@@ -248,10 +250,11 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         Way::General
     }
 
-    /// Whether a shard has lent most of its share to others; it does not pay for them then.
+    /// Whether a shard that holds that much has lent most of its share to others; it does not pay for
+    /// them then.
     #[inline]
-    fn lends(&self, store: &Held<'_, K, V, O, M>) -> bool {
-        self.shards.len() > 1 && store.held() < self.fair() / 2
+    fn lends(&self, held: usize) -> bool {
+        self.shards.len() > 1 && held < self.fair() / 2
     }
 
     /// Places an entry in as many holds of the lock as it takes.
@@ -271,6 +274,31 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 None => unreachable!("an entry that was placed is not refused"),
             },
         }
+    }
+
+    /// How much of the capacity an entry takes beside its slot.
+    #[inline]
+    fn take_in(&self, weight: O::Weight) -> Result<usize, MemoryError> {
+        match self.unit {
+            Unit::Entries => Ok(1),
+            Unit::Bytes => self.take_in_bytes(weight.weight()),
+        }
+    }
+
+    fn take_in_bytes(&self, weight: usize) -> Result<usize, MemoryError> {
+        let most = self.most();
+        if weight > most {
+            return Err(too_large(weight, most));
+        }
+        if self.tenancy.is_some() && weight > self.granted_most() {
+            // Rather than evict all there is here, and find that it isn't enough.
+            self.borrow(weight, true);
+            let most = self.granted_most();
+            if weight > most {
+                return Err(too_large(weight, most));
+            }
+        }
+        Ok(weight)
     }
 
     /// What is kept with an entry.
@@ -438,7 +466,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                     // Entries have other tokens now.
                     return Step::Again;
                 }
-                if self.lends(store) || self.may_borrow() {
+                if self.lends(store.held()) || self.may_borrow() {
                     return Step::Room;
                 }
             }
@@ -486,7 +514,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             let newcomer = job.newcomer.unwrap_or_default();
             let entry = Entry::new(key, value, kept, high(job.hash));
             if let Some(victim) = victim {
-                let entry = store.supplant(victim, entry, newcomer);
+                let entry = store.supplant(victim, Arrival { entry, newcomer, node: None });
                 let cause = Self::cause_of(&entry, job.now, RemovalCause::Capacity);
                 store.count_removals(cause, 1);
                 bag.put(entry, cause);

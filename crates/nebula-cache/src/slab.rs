@@ -254,7 +254,7 @@ impl<E> Slab<E> {
     }
 
     /// Puts `entry` in the place of the one of `token`, which must be taken.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn replace(&mut self, token: u32, entry: E) -> E {
         std::mem::replace(self.get_mut(token), entry)
     }

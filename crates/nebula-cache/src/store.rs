@@ -60,6 +60,15 @@ impl<K, V, O: Kit> Entry<K, V, O> {
     }
 }
 
+/// An entry on its way in.
+pub(crate) struct Arrival<K, V, O: Kit> {
+    pub(crate) entry: Entry<K, V, O>,
+    /// What the policy remembers of its key.
+    pub(crate) newcomer: Newcomer,
+    /// Its node, if the policy has [taken it in](Store::exchange).
+    pub(crate) node: Option<Node>,
+}
+
 /// What limits a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -290,6 +299,20 @@ impl<K, V, O: Kit> Store<K, V, O> {
         self.table.find(hash, |token| {
             let entry = slab.get(token);
             eq(&entry.key).then_some((token, entry))
+        })
+    }
+
+    /// As [`get`](Self::get), if it is not where nearly all are.
+    #[inline(always)]
+    pub(crate) fn get_elsewhere(
+        &self,
+        hash: u32,
+        mut eq: impl FnMut(&K) -> bool,
+    ) -> Option<&Entry<K, V, O>> {
+        let slab = &self.entries.slab;
+        self.table.find_on(hash, &mut |token| {
+            let entry = slab.get(token);
+            eq(&entry.key).then_some(entry)
         })
     }
 
@@ -530,15 +553,18 @@ impl<K, V, O: Kit> Store<K, V, O> {
         self.policy.evict(&mut self.entries, newcomer)
     }
 
+    /// Has the policy choose an entry whose slot a new one gets that weighs as much, and whose place
+    /// it gets as well if a node is returned: it has to be [supplanted](Self::supplant) next.
+    #[inline(always)]
+    pub(crate) fn exchange(&mut self, newcomer: Newcomer) -> Option<(u32, Option<Node>)> {
+        self.policy.exchange(&mut self.entries, newcomer)
+    }
+
     /// Puts a new entry, whose key is not in the store, in the slot of one that the policy has let
     /// go of.
     #[inline(always)]
-    pub(crate) fn supplant(
-        &mut self,
-        victim: u32,
-        mut entry: Entry<K, V, O>,
-        newcomer: Newcomer,
-    ) -> Entry<K, V, O> {
+    pub(crate) fn supplant(&mut self, victim: u32, arrival: Arrival<K, V, O>) -> Entry<K, V, O> {
+        let Arrival { mut entry, newcomer, node } = arrival;
         self.weight = self.weight.wrapping_add(entry.kept.weight.weight());
         self.charge = self.charge.wrapping_add(entry.charge());
         let (hash, deadline) = (entry.hash, entry.kept.times.deadline());
@@ -546,16 +572,31 @@ impl<K, V, O: Kit> Store<K, V, O> {
         if let Some(links) = links {
             *entry.kept.times.links_mut() = links;
         }
+        let is_known = node.is_some();
+        if let Some(node) = node {
+            entry.node = node;
+        }
         let old = self.entries.slab.replace(victim, entry);
-        self.table.remove(old.hash, victim);
-        self.table.insert(hash, victim);
+        self.table.exchange(old.hash, hash, victim);
         self.weight = self.weight.wrapping_sub(old.kept.weight.weight());
         self.charge = self.charge.wrapping_sub(old.charge());
-        self.policy.insert(&mut self.entries, victim, newcomer);
+        if !is_known {
+            self.policy.insert(&mut self.entries, victim, newcomer);
+        }
         if links.is_none() {
             self.schedule.link(&mut self.entries, victim, deadline);
         }
         old
+    }
+
+    /// As [`supplant`](Self::supplant), for who has a use for the entry that leaves.
+    #[inline(never)]
+    pub(crate) fn supplant_and_keep(
+        &mut self,
+        victim: u32,
+        arrival: Arrival<K, V, O>,
+    ) -> Entry<K, V, O> {
+        self.supplant(victim, arrival)
     }
 
     /// Takes out an entry that the policy has let go of.

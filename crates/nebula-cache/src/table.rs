@@ -19,9 +19,9 @@ use crate::lanes::{equal, highest};
 /// Tokens in a bucket.
 const LANES: usize = 15;
 
-/// How many of two buckets' are filled on average, at most: more than fifteen choose one bucket in
-/// six then, and go elsewhere.
-const FILLED: usize = 25;
+/// How many of four buckets' are filled on average, at most: more than fifteen choose one bucket in
+/// seven then, and go elsewhere.
+const FILLED: usize = 49;
 
 /// The most bits that a token has.
 pub(crate) const MOST_BITS: u32 = 31;
@@ -59,10 +59,26 @@ const fn tag(hash: u32) -> u8 {
 #[repr(align(64))]
 pub(crate) struct Bucket([u8; 64]);
 
+/// The highest bytes of the tokens of a bucket.
+type Far = [u8; LANES + 1];
+
 /// The bucket that a hash chooses of so many.
 #[inline]
 const fn home(hash: u32, buckets: usize) -> usize {
     ((hash as u64 * buckets as u64) >> 32) as usize
+}
+
+/// The bucket beside another one.
+#[inline]
+const fn next(at: usize, buckets: usize) -> usize {
+    if at + 1 == buckets { 0 } else { at + 1 }
+}
+
+/// Where to go from the bucket that a hash chooses, if that is full: far from it.
+#[inline]
+const fn second(home_of_it: usize, hash: u32, buckets: usize) -> usize {
+    let second = home(hash.wrapping_mul(0x85EB_CA6B).rotate_left(16), buckets);
+    if second == home_of_it { next(second, buckets) } else { second }
 }
 
 /// Whether what is not in the bucket that its hash chooses may be in another one.
@@ -107,20 +123,30 @@ impl Bucket {
     }
 
     /// What is in a lane of the near bits of tokens; or, in the one after the last, the counts of
-    /// those who left.
-    #[inline]
-    fn near(&self, lane: usize) -> u32 {
-        // Four bytes are read at once, the first of which is another's.
+    /// those who left. Below it is the byte before.
+    #[inline(always)]
+    fn word(&self, lane: usize) -> u32 {
         let from = TOKENS - 1 + 3 * lane;
         let mut bytes = [0; 4];
         bytes.copy_from_slice(&self.0[from..from + 4]);
-        u32::from_le_bytes(bytes) >> 8
+        u32::from_le_bytes(bytes)
     }
 
-    #[inline]
+    #[inline(always)]
+    fn set_word(&mut self, lane: usize, word: u32) {
+        let from = TOKENS - 1 + 3 * lane;
+        self.0[from..from + 4].copy_from_slice(&word.to_le_bytes());
+    }
+
+    /// What is in a lane of the near bits of tokens.
+    #[inline(always)]
+    fn near(&self, lane: usize) -> u32 {
+        self.word(lane) >> 8
+    }
+
+    #[inline(always)]
     fn set_near(&mut self, lane: usize, near: u32) {
-        let [low, middle, high, _] = near.to_le_bytes();
-        self.0[TOKENS + 3 * lane..TOKENS + 3 * lane + 3].copy_from_slice(&[low, middle, high]);
+        self.set_word(lane, near << 8 | self.word(lane) & 0xFF);
     }
 
     /// The counts of those who left.
@@ -137,13 +163,19 @@ impl Bucket {
     #[inline(always)]
     fn find<R>(&self, tag: u8, mut found: impl FnMut(usize) -> Option<R>) -> Option<R> {
         let mut lanes = self.lanes_with(tag);
-        while lanes != 0 {
-            if let Some(found) = found(lane_of(lanes)) {
-                return Some(found);
-            }
-            lanes &= lanes - 1;
+        if lanes == 0 {
+            return None;
         }
-        None
+        // (The first by itself: there are seldom more.)
+        let mut first = found(lane_of(lanes));
+        while first.is_none() {
+            lanes &= lanes - 1;
+            if lanes == 0 {
+                return None;
+            }
+            first = found(lane_of(lanes));
+        }
+        first
     }
 
     /// Counts one that passes.
@@ -160,17 +192,17 @@ impl Bucket {
 
     /// Counts one with this hash that leaves.
     fn count_left(&mut self, hash: u32) {
-        let (state, field) = (self.state(), left(hash));
-        if state & field < field {
-            self.set_near(LANES, state + (field & field.wrapping_neg()));
+        let (word, field) = (self.word(LANES), left(hash) << 8);
+        if word & field < field {
+            self.set_word(LANES, word + (field & field.wrapping_neg()));
         }
     }
 
     /// Counts one less.
     fn discount_left(&mut self, hash: u32) {
-        let (state, field) = (self.state(), left(hash));
-        if state & field < field {
-            self.set_near(LANES, state - (field & field.wrapping_neg()));
+        let (word, field) = (self.word(LANES), left(hash) << 8);
+        if word & field < field {
+            self.set_word(LANES, word - (field & field.wrapping_neg()));
         }
     }
 }
@@ -184,7 +216,7 @@ pub(crate) struct Buckets {
     /// The buckets, if tokens have more.
     wide: Vec<Bucket>,
     /// The highest bytes of the tokens of each bucket, if tokens have more than their near bits.
-    far: Vec<[u8; LANES + 1]>,
+    far: Vec<Far>,
     /// How many bits a token has.
     bits: u32,
 }
@@ -206,17 +238,17 @@ impl Buckets {
     pub(crate) const fn wanted(tokens: usize) -> usize {
         // Of one or two buckets, all lanes.
         let even = tokens.div_ceil(LANES);
-        if even <= 2 { even } else { tokens.saturating_mul(2).div_ceil(FILLED) }
+        if even <= 2 { even } else { tokens.saturating_mul(4).div_ceil(FILLED) }
     }
 
     /// How many tokens so many buckets hold.
     const fn limit(buckets: usize) -> usize {
-        if buckets <= 2 { buckets * LANES } else { buckets * FILLED / 2 }
+        if buckets <= 2 { buckets * LANES } else { buckets * FILLED / 4 }
     }
 
     /// What so many buckets take for tokens of so many bits.
     pub(crate) const fn bytes_of(buckets: usize, bits: u32) -> usize {
-        let far = if bits > NEAR_BITS { size_of::<[u8; LANES + 1]>() } else { 0 };
+        let far = if bits > NEAR_BITS { size_of::<Far>() } else { 0 };
         buckets * (size_of::<Bucket>() + far)
     }
 
@@ -234,56 +266,57 @@ impl Buckets {
         Ok(Self { buckets: Vec::new(), wide: list, far, bits })
     }
 
-    /// All buckets, of whichever kind.
+    /// All buckets, of whichever kind, and the highest bytes of the tokens in them, if tokens have
+    /// such.
     #[inline]
-    fn all(&self) -> &[Bucket] {
-        if self.far.is_empty() { &self.buckets } else { &self.wide }
+    fn all(&self) -> (&[Bucket], &[Far]) {
+        (if self.far.is_empty() { &self.buckets } else { &self.wide }, &self.far)
     }
 
     #[inline]
-    fn at_mut(&mut self, at: usize) -> &mut Bucket {
-        if self.far.is_empty() { &mut self.buckets[at] } else { &mut self.wide[at] }
+    fn all_mut(&mut self) -> (&mut [Bucket], &mut [Far]) {
+        let buckets = if self.far.is_empty() { &mut self.buckets } else { &mut self.wide };
+        (buckets, &mut self.far)
     }
 
     pub(crate) fn bytes(&self) -> usize {
         (self.buckets.capacity() + self.wide.capacity()) * size_of::<Bucket>()
-            + self.far.capacity() * size_of::<[u8; LANES + 1]>()
+            + self.far.capacity() * size_of::<Far>()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.all().len()
+        self.all().0.len()
     }
 
     /// Whether it has room for the tokens of so many slots.
     pub(crate) const fn has_bits_for(&self, slots: usize) -> bool {
         slots < 1 << self.bits
     }
+}
 
-    /// The token in a lane that is taken.
-    #[inline(always)]
-    fn token(&self, bucket: &Bucket, at: usize, lane: usize) -> u32 {
-        let near = bucket.near(lane);
-        match self.far.get(at) {
-            Some(far) => near | u32::from(far[lane]) << NEAR_BITS,
-            None => near,
-        }
+/// The token in a lane that is taken, of the bucket `at`.
+#[inline(always)]
+fn token_in(bucket: &Bucket, far: Option<&Far>, lane: usize) -> u32 {
+    let near = bucket.near(lane);
+    match far {
+        Some(far) => near | u32::from(far[lane]) << NEAR_BITS,
+        None => near,
     }
+}
 
-    /// Puts `token` in a lane.
-    #[inline]
-    fn set_token(&mut self, at: usize, lane: usize, token: u32) {
-        self.at_mut(at).set_near(lane, token);
-        if let Some(far) = self.far.get_mut(at) {
-            far[lane] = token.to_le_bytes()[3];
-        }
+/// Puts `token` in a lane.
+#[inline(always)]
+fn put(bucket: &mut Bucket, far: Option<&mut Far>, lane: usize, token: u32) {
+    bucket.set_near(lane, token);
+    if let Some(far) = far {
+        far[lane] = token.to_le_bytes()[3];
     }
+}
 
-    /// Which lane of a bucket a token is in.
-    #[inline]
-    fn lane(&self, at: usize, tag: u8, token: u32) -> Option<usize> {
-        let bucket = &self.all()[at];
-        bucket.find(tag, |lane| (self.token(bucket, at, lane) == token).then_some(lane))
-    }
+/// Which lane of a bucket a token is in.
+#[inline(always)]
+fn lane_with(bucket: &Bucket, far: Option<&Far>, tag: u8, token: u32) -> Option<usize> {
+    bucket.find(tag, |lane| (token_in(bucket, far, lane) == token).then_some(lane))
 }
 
 impl Table {
@@ -317,27 +350,6 @@ impl Table {
         if slots * 2 + 2 <= 1 << NEAR_BITS { NEAR_BITS } else { MOST_BITS }
     }
 
-    /// The bucket that a hash chooses.
-    #[inline]
-    fn home(&self, hash: u32) -> usize {
-        home(hash, self.memory.len())
-    }
-
-    /// Where to go from the bucket `at`, the first of all on turn zero: to the second, far from it,
-    /// and from there to the next.
-    fn after(&self, at: usize, turn: usize, hash: u32) -> usize {
-        if turn > 0 {
-            return self.next(at);
-        }
-        let second = self.home(hash.wrapping_mul(0x85EB_CA6B).rotate_left(16));
-        if second == at { self.next(at) } else { second }
-    }
-
-    #[inline]
-    fn next(&self, bucket: usize) -> usize {
-        if bucket + 1 == self.memory.len() { 0 } else { bucket + 1 }
-    }
-
     /// What `found` makes of the first token of which it makes something, among those that may have
     /// this hash.
     #[inline(always)]
@@ -368,28 +380,55 @@ impl Table {
         }
     }
 
-    /// As [`find`](Self::find), wherever it is.
+    /// As [`find`](Self::find), for what is perhaps elsewhere.
     #[inline(never)]
-    fn find_on<R>(&self, hash: u32, found: &mut impl FnMut(u32) -> Option<R>) -> Option<R> {
-        let buckets = self.memory.all();
-        let mut at = self.home(hash);
-        for turn in 0..=buckets.len() {
+    pub(crate) fn find_on<R>(
+        &self,
+        hash: u32,
+        found: &mut impl FnMut(u32) -> Option<R>,
+    ) -> Option<R> {
+        let (buckets, far) = self.memory.all();
+        let count = buckets.len();
+        let mut at = home(hash, count);
+        let mut look = |at: usize, bucket: &Bucket| {
+            bucket.find(tag(hash), |lane| found(token_in(bucket, far.get(at), lane)))
+        };
+        if !far.is_empty() {
+            // Nobody has looked at home.
             let bucket = buckets.get(at)?;
-            let result = bucket.find(tag(hash), |lane| found(self.memory.token(bucket, at, lane)));
-            let ends =
-                if turn == 0 { bucket.state() & left(hash) == 0 } else { bucket.passed() == 0 };
-            if result.is_some() || ends {
+            let result = look(at, bucket);
+            if result.is_some() || bucket.state() & left(hash) == 0 {
                 return result;
             }
-            at = self.after(at, turn, hash);
+        }
+        at = second(at, hash, count);
+        for _ in 0..count {
+            let bucket = buckets.get(at)?;
+            let result = look(at, bucket);
+            if result.is_some() || bucket.passed() == 0 {
+                return result;
+            }
+            at = next(at, count);
         }
         None
+    }
+
+    /// Has a token, which must be there, have another hash.
+    #[inline]
+    pub(crate) fn exchange(&mut self, from: u32, to: u32, token: u32) {
+        self.take(from, token);
+        self.enter(to, token);
     }
 
     /// Enters a token; the table must not be full.
     #[inline]
     pub(crate) fn insert(&mut self, hash: u32, token: u32) {
         self.len += 1;
+        self.enter(hash, token);
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, hash: u32, token: u32) {
         let home = home(hash, self.memory.buckets.len());
         if let Some(bucket) = self.memory.buckets.get_mut(home) {
             let free = bucket.free();
@@ -400,39 +439,51 @@ impl Table {
                 return;
             }
         }
-        self.insert_on(hash, token);
+        self.enter_on(hash, token);
     }
 
     /// As above, wherever there is room.
     #[inline(never)]
-    fn insert_on(&mut self, hash: u32, token: u32) {
-        let home = self.home(hash);
-        let (mut at, mut turn) = (home, 0);
-        loop {
-            let free = self.memory.all()[at].free();
+    fn enter_on(&mut self, hash: u32, token: u32) {
+        let (buckets, far) = self.memory.all_mut();
+        let (count, is_wide) = (buckets.len(), !far.is_empty());
+        let mut enter = |at: usize, bucket: &mut Bucket| {
+            let free = bucket.free();
             if free != 0 {
                 let lane = lane_of(free);
-                self.memory.at_mut(at).0[lane] = tag(hash);
-                self.memory.set_token(at, lane, token);
-                return;
+                bucket.0[lane] = tag(hash);
+                put(bucket, far.get_mut(at), lane, token);
             }
-            if turn == 0 {
-                self.memory.at_mut(at).count_left(hash);
-            } else {
-                self.memory.at_mut(at).count_passed();
-            }
-            (at, turn) = (self.after(at, turn, hash), turn + 1);
+            free != 0
+        };
+        let mut at = home(hash, count);
+        // (Otherwise somebody has looked at home.)
+        if is_wide && enter(at, &mut buckets[at]) {
+            return;
+        }
+        buckets[at].count_left(hash);
+        at = second(at, hash, count);
+        while !enter(at, &mut buckets[at]) {
+            buckets[at].count_passed();
+            at = next(at, count);
         }
     }
 
     /// Where a token is: its bucket and its lane.
     fn locate(&self, hash: u32, token: u32) -> (usize, usize) {
-        let mut at = self.home(hash);
-        for turn in 0..=self.memory.len() {
-            if let Some(lane) = self.memory.lane(at, tag(hash), token) {
+        let (buckets, far) = self.memory.all();
+        let count = buckets.len();
+        let lane = |at: usize| lane_with(&buckets[at], far.get(at), tag(hash), token);
+        let mut at = home(hash, count);
+        if let Some(lane) = lane(at) {
+            return (at, lane);
+        }
+        at = second(at, hash, count);
+        for _ in 0..count {
+            if let Some(lane) = lane(at) {
                 return (at, lane);
             }
-            at = self.after(at, turn, hash);
+            at = next(at, count);
         }
         unreachable!("an entry in the slab has its token in the table")
     }
@@ -441,6 +492,11 @@ impl Table {
     #[inline]
     pub(crate) fn remove(&mut self, hash: u32, token: u32) {
         self.len -= 1;
+        self.take(hash, token);
+    }
+
+    #[inline(always)]
+    fn take(&mut self, hash: u32, token: u32) {
         let home = home(hash, self.memory.buckets.len());
         if let Some(bucket) = self.memory.buckets.get_mut(home) {
             let is_it = |lane| (bucket.near(lane) == token).then_some(lane);
@@ -449,32 +505,42 @@ impl Table {
                 return;
             }
         }
-        self.remove_on(hash, token);
+        self.take_on(hash, token);
     }
 
     /// As above, wherever it is.
     #[inline(never)]
-    fn remove_on(&mut self, hash: u32, token: u32) {
-        let mut at = self.home(hash);
-        for turn in 0..=self.memory.len() {
-            if let Some(lane) = self.memory.lane(at, tag(hash), token) {
-                self.memory.at_mut(at).0[lane] = 0;
+    fn take_on(&mut self, hash: u32, token: u32) {
+        let (buckets, far) = self.memory.all_mut();
+        let count = buckets.len();
+        let leave = |at: usize, bucket: &mut Bucket| {
+            let lane = lane_with(bucket, far.get(at), tag(hash), token);
+            if let Some(lane) = lane {
+                bucket.0[lane] = 0;
+            }
+            lane.is_some()
+        };
+        let mut at = home(hash, count);
+        if !far.is_empty() && leave(at, &mut buckets[at]) {
+            return;
+        }
+        buckets[at].discount_left(hash);
+        at = second(at, hash, count);
+        for _ in 0..count {
+            if leave(at, &mut buckets[at]) {
                 return;
             }
-            if turn == 0 {
-                self.memory.at_mut(at).discount_left(hash);
-            } else {
-                self.memory.at_mut(at).discount_passed();
-            }
-            at = self.after(at, turn, hash);
+            buckets[at].discount_passed();
+            at = next(at, count);
         }
         unreachable!("an entry in the slab has its token in the table")
     }
 
     /// Puts token `to` in the place of `from`, which must be there.
     pub(crate) fn rename(&mut self, hash: u32, from: u32, to: u32) {
-        let (bucket, lane) = self.locate(hash, from);
-        self.memory.set_token(bucket, lane, to);
+        let (at, lane) = self.locate(hash, from);
+        let (buckets, far) = self.memory.all_mut();
+        put(&mut buckets[at], far.get_mut(at), lane, to);
     }
 
     /// Begins anew, empty, in other memory; returns the old.
@@ -486,7 +552,7 @@ impl Table {
 
     /// How many tokens are in it, by looking.
     fn count(&self) -> usize {
-        self.memory.all().iter().map(Bucket::len).sum()
+        self.memory.all().0.iter().map(Bucket::len).sum()
     }
 
     /// Checks its count, and that it finds every one of `tokens` (hashes and tokens), of which
@@ -500,13 +566,14 @@ impl Table {
                 return Err(format!("entry {token} is not found in the table"));
             }
             let (bucket, _) = self.locate(hash, token);
-            let home = self.home(hash);
+            let count = self.memory.len();
+            let home = home(hash, count);
             if bucket != home {
                 on_their_way[home][hash as usize >> 7 & 7] += 1;
-                let mut at = self.after(home, 0, hash);
+                let mut at = second(home, hash, count);
                 while at != bucket {
                     on_their_way[at][8] += 1;
-                    at = self.next(at);
+                    at = next(at, count);
                 }
             }
             len += 1;
@@ -528,7 +595,7 @@ impl Table {
             (0..8).any(miscounts)
                 || is_wrong(u32::from(bucket.passed()), u32::from(MOST_PASSED), real[8])
         };
-        match self.memory.all().iter().zip(&on_their_way).position(wrong) {
+        match self.memory.all().0.iter().zip(&on_their_way).position(wrong) {
             Some(bucket) => Err(format!("bucket {bucket} has miscounted those who went on")),
             None => Ok(()),
         }

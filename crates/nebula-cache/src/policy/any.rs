@@ -117,6 +117,15 @@ impl drive::Policy for AnyPolicy {
     }
 
     #[inline]
+    fn exchange<N: Nodes>(
+        &mut self,
+        nodes: &mut N,
+        newcomer: Newcomer,
+    ) -> Option<(u32, Option<Node>)> {
+        each!(&mut self.0, policy => policy.exchange(nodes, newcomer))
+    }
+
+    #[inline]
     fn insert<N: Nodes>(&mut self, nodes: &mut N, token: u32, newcomer: Newcomer) {
         each!(&mut self.0, policy => policy.insert(nodes, token, newcomer));
     }

@@ -32,10 +32,10 @@ impl Ring {
 
     /// Puts it into one of the first `ways` places, in turn.
     #[inline]
-    pub(super) fn remember(&mut self, fingerprint: u16, ways: usize) {
+    pub(super) fn remember(&mut self, fingerprint: u16, ways: u16) {
         let at = self.0[0];
         self.0[usize::from(at) & WAYS] = fingerprint;
-        self.0[0] = if usize::from(at) >= ways.min(WAYS) { 1 } else { at + 1 };
+        self.0[0] = if at >= ways { 1 } else { at + 1 };
     }
 
     /// Whether the fingerprint is there; it is no longer afterwards.
@@ -82,24 +82,29 @@ const fn spread(hash: u32) -> u32 {
     hash.wrapping_mul(0x9E37_79B1)
 }
 
-/// Remembers the entry with `hash` as one of the last `most`, about; or of fewer, if there is no
-/// room for so many.
+/// How many places of each of `rings` rings are used to remember about as many as `entries`, or as
+/// there is room for.
 ///
 /// There is room for as many as the store has slots, which in a small store may be several times
-/// its entries. (Should `most` fall, a few of those remembered before are so for longer.)
+/// its entries. (Should they become fewer, a few of those remembered before are so for longer.)
+#[allow(clippy::cast_possible_truncation, reason = "it is no more than `WAYS`")]
+pub(super) const fn ways_for(entries: usize, rings: usize) -> u16 {
+    let ways = if rings == 0 { 0 } else { entries.div_ceil(rings) };
+    if ways < WAYS { ways as u16 } else { WAYS as u16 }
+}
+
+/// Remembers the entry with `hash`, in `ways` places of its ring among the first `count` ones.
 #[inline]
-#[allow(clippy::cast_possible_truncation, reason = "there are no more entries than tokens")]
-pub(super) fn remember_among(rings: &mut [Ring], hash: u32, most: usize) {
-    let count = rings.len();
+pub(super) fn remember_among(rings: &mut [Ring], count: usize, hash: u32, ways: u16) {
     if let Some(ring) = rings.get_mut(ring_of(hash, count)) {
-        ring.remember(fingerprint(hash), (most as u32).div_ceil(count as u32) as usize);
+        ring.remember(fingerprint(hash), ways);
     }
 }
 
-/// Whether the entry with `hash` is remembered; it is no longer afterwards.
+/// Whether the entry with `hash` is remembered in the first `count` rings; it is no longer
+/// afterwards.
 #[inline]
-pub(super) fn recall(rings: &mut [Ring], hash: u32) -> bool {
-    let count = rings.len();
+pub(super) fn recall(rings: &mut [Ring], count: usize, hash: u32) -> bool {
     rings.get_mut(ring_of(hash, count)).is_some_and(|ring| ring.recall(fingerprint(hash)))
 }
 
@@ -130,14 +135,15 @@ impl Ghosts {
     pub(crate) fn remember(&mut self, hash: u32) {
         let count = self.rings.len();
         if let Some(ring) = self.rings.get_mut(ring_of(hash, count)) {
-            ring.remember(fingerprint(hash), WAYS);
+            ring.remember(fingerprint(hash), ways_for(usize::MAX, count));
         }
     }
 
     /// Whether the entry with `hash` is remembered; it is no longer afterwards.
     #[inline]
     pub(crate) fn recall(&mut self, hash: u32) -> bool {
-        recall(&mut self.rings, hash)
+        let count = self.rings.len();
+        recall(&mut self.rings, count, hash)
     }
 
     #[cfg(test)]

@@ -104,7 +104,7 @@ impl Lfu {
         let class = nodes.node(token).class;
         if let Some(newest) = self.newest.get_mut(usize::from(class)) {
             if *newest == token {
-                let older = Queue::older(nodes, token);
+                let older = self.queue.older(nodes, token);
                 if older != NONE && nodes.node(older).class == class {
                     *newest = older;
                 } else {
@@ -177,7 +177,7 @@ impl drive::Policy for Lfu {
                 *newest = to;
             }
         }
-        self.queue.relocate(nodes, to);
+        self.queue.relocate(nodes, from, to);
     }
 
     fn wanted(&self, slots: usize) -> usize {

@@ -1,13 +1,17 @@
-//! A doubly linked list through the nodes of entries: the queue that policies are made of.
+//! A ring through the nodes of entries: the queue that policies are made of.
 
 use super::{Node, Nodes, Place};
 use crate::slab::NONE;
 
 /// The neighbours of an entry in its queue.
+///
+/// A queue is a ring: the next newer one after the head is the tail. So the tail becomes the head by
+/// a turn of the ring, in which nobody's neighbours change; and whoever comes in at the head in the
+/// slot of the one who leaves from the tail has nobody to make himself known to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Links {
     /// Towards the head: inserted later.
-    pub(crate) newer: u32,
+    newer: u32,
     /// Towards the tail: inserted earlier.
     older: u32,
 }
@@ -52,55 +56,59 @@ impl Queue {
     }
 
     /// The next older entry after a member, or [`NONE`].
-    pub(crate) fn older<N: Nodes>(nodes: &N, token: u32) -> u32 {
-        nodes.node(token).links.older
+    pub(crate) fn older<N: Nodes>(&self, nodes: &N, token: u32) -> u32 {
+        if token == self.tail { NONE } else { nodes.node(token).links.older }
     }
 
     /// The next newer entry after a member, or [`NONE`].
-    pub(crate) fn newer<N: Nodes>(nodes: &N, token: u32) -> u32 {
-        nodes.node(token).links.newer
+    pub(crate) fn newer<N: Nodes>(&self, nodes: &N, token: u32) -> u32 {
+        if token == self.head { NONE } else { nodes.node(token).links.newer }
     }
 
     #[inline]
     pub(crate) fn push<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
-        nodes.node_mut(token).links = Links { newer: NONE, older: self.head };
-        self.lead(nodes, token);
+        let place = nodes.node(token).place;
+        self.push_to(nodes, token, place);
     }
 
     /// As [`push`](Self::push), for an entry that comes to another `place` by it.
     #[inline(always)]
     pub(crate) fn push_to<N: Nodes>(&mut self, nodes: &mut N, token: u32, place: Place) {
-        let node = nodes.node_mut(token);
-        node.links = Links { newer: NONE, older: self.head };
-        node.place = place;
-        self.lead(nodes, token);
-    }
-
-    /// Makes an entry that is linked to the head the new head.
-    #[inline]
-    fn lead<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
-        match self.head {
-            NONE => self.tail = token,
-            head => nodes.node_mut(head).links.newer = token,
-        }
+        self.close(nodes, token, place, self.head, self.tail);
         self.head = token;
-        self.len += 1;
-        self.weight += nodes.weight(token);
+        if self.tail == NONE {
+            self.tail = token;
+        }
     }
 
     /// Takes an entry in as the next newer one after the member `older`, or at the tail if that is
     /// [`NONE`].
     #[inline]
     pub(crate) fn push_after<N: Nodes>(&mut self, nodes: &mut N, token: u32, older: u32) {
-        let newer = match older {
-            NONE => std::mem::replace(&mut self.tail, token),
-            older => std::mem::replace(&mut nodes.node_mut(older).links.newer, token),
-        };
-        match newer {
-            NONE => self.head = token,
-            newer => nodes.node_mut(newer).links.older = token,
+        let place = nodes.node(token).place;
+        let before = if older == NONE { self.head } else { older };
+        let after = if before == NONE { NONE } else { nodes.node(before).links.newer };
+        self.close(nodes, token, place, before, after);
+        if older == self.head {
+            self.head = token;
         }
-        nodes.node_mut(token).links = Links { newer, older };
+        if older == NONE {
+            self.tail = token;
+        }
+    }
+
+    /// Puts an entry between two members that are neighbours, or in a ring of its own.
+    #[inline(always)]
+    fn close<N: Nodes>(&mut self, nodes: &mut N, token: u32, place: Place, older: u32, newer: u32) {
+        let node = nodes.node_mut(token);
+        node.place = place;
+        if older == NONE {
+            node.links = Links { newer: token, older: token };
+        } else {
+            node.links = Links { newer, older };
+            nodes.node_mut(older).links.newer = token;
+            nodes.node_mut(newer).links.older = token;
+        }
         self.len += 1;
         self.weight += nodes.weight(token);
     }
@@ -108,7 +116,9 @@ impl Queue {
     /// Moves a member to the head.
     #[inline]
     pub(crate) fn promote<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
-        if token != self.head {
+        if token == self.tail {
+            self.turn(nodes.node(token).links);
+        } else if token != self.head {
             self.unlink(nodes, token);
             self.push(nodes, token);
         }
@@ -116,43 +126,42 @@ impl Queue {
 
     #[inline]
     pub(crate) fn unlink<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
-        let Links { newer, older } = nodes.node(token).links;
-        match newer {
-            NONE => self.head = older,
-            newer => nodes.node_mut(newer).links.older = older,
+        let links = nodes.node(token).links;
+        if token == self.tail {
+            self.pop(nodes, links);
+            return;
         }
-        match older {
-            NONE => self.tail = newer,
-            older => nodes.node_mut(older).links.newer = newer,
+        self.open(nodes, token, links);
+        if token == self.head {
+            self.head = links.older;
         }
-        self.len -= 1;
-        self.weight -= nodes.weight(token);
     }
 
-    /// Takes out the member at the tail, whose next newer neighbour (or [`NONE`]) is known.
+    /// Takes out the member at the tail, whose links are known.
     #[inline(always)]
-    pub(crate) fn pop<N: Nodes>(&mut self, nodes: &mut N, newer: u32) {
-        self.weight -= nodes.weight(self.tail);
-        self.tail = newer;
-        match newer {
-            NONE => self.head = NONE,
-            newer => nodes.node_mut(newer).links.older = NONE,
+    pub(crate) fn pop<N: Nodes>(&mut self, nodes: &mut N, links: Links) {
+        self.open(nodes, self.tail, links);
+        self.tail = links.newer;
+        if self.len == 0 {
+            (self.head, self.tail) = (NONE, NONE);
         }
-        self.len -= 1;
     }
 
-    /// Moves the member at the tail to the head.
+    /// Takes an entry out of the ring.
+    #[inline(always)]
+    fn open<N: Nodes>(&mut self, nodes: &mut N, token: u32, links: Links) {
+        self.weight -= nodes.weight(token);
+        self.len -= 1;
+        nodes.node_mut(links.newer).links.older = links.older;
+        nodes.node_mut(links.older).links.newer = links.newer;
+    }
+
+    /// Moves the member at the tail, whose links are known, to the head; or takes in there whoever
+    /// gets its slot and its links, and weighs as much.
     #[inline]
-    pub(crate) fn turn<N: Nodes>(&mut self, nodes: &mut N) {
-        let token = self.tail;
-        if token != self.head {
-            let next = nodes.node(token).links.newer;
-            nodes.node_mut(next).links.older = NONE;
-            self.tail = next;
-            nodes.node_mut(token).links = Links { newer: NONE, older: self.head };
-            nodes.node_mut(self.head).links.newer = token;
-            self.head = token;
-        }
+    pub(crate) const fn turn(&mut self, links: Links) {
+        self.head = self.tail;
+        self.tail = links.newer;
     }
 
     /// The weight of a member changed from `old` to `new`.
@@ -160,17 +169,22 @@ impl Queue {
         self.weight = self.weight - old + new;
     }
 
-    /// A member, already in its new slot `to` with its links, left the slot that its neighbours
-    /// know.
-    pub(crate) fn relocate<N: Nodes>(&mut self, nodes: &mut N, to: u32) {
+    /// A member, already in its new slot `to` with its links, left the slot `from` that its
+    /// neighbours know.
+    pub(crate) fn relocate<N: Nodes>(&mut self, nodes: &mut N, from: u32, to: u32) {
         let Links { newer, older } = nodes.node(to).links;
-        match newer {
-            NONE => self.head = to,
-            newer => nodes.node_mut(newer).links.older = to,
+        if older == from {
+            // It is the only one.
+            nodes.node_mut(to).links = Links { newer: to, older: to };
+        } else {
+            nodes.node_mut(newer).links.older = to;
+            nodes.node_mut(older).links.newer = to;
         }
-        match older {
-            NONE => self.tail = to,
-            older => nodes.node_mut(older).links.newer = to,
+        if self.head == from {
+            self.head = to;
+        }
+        if self.tail == from {
+            self.tail = to;
         }
     }
 
@@ -179,7 +193,7 @@ impl Queue {
         let mut token = self.tail;
         while token != NONE {
             each(token);
-            token = Self::newer(nodes, token);
+            token = self.newer(nodes, token);
         }
     }
 
@@ -189,8 +203,8 @@ impl Queue {
         nodes: &N,
         member: impl Fn(&Node) -> bool,
     ) -> Result<(), String> {
-        let (mut len, mut weight, mut newer, mut token) = (0, 0, NONE, self.head);
-        while token != NONE {
+        let (mut len, mut weight, mut newer, mut token) = (0, 0, self.tail, self.head);
+        while len < self.len {
             let node = nodes.node(token);
             if node.links.newer != newer {
                 return Err(format!("entry {token} does not know its newer neighbour {newer}"));
@@ -199,17 +213,14 @@ impl Queue {
                 return Err(format!("entry {token} is in a queue that it does not belong to"));
             }
             len += 1;
-            if len > self.len {
-                return Err("a queue is longer than it counts".to_owned());
-            }
             weight += nodes.weight(token);
             newer = token;
             token = node.links.older;
         }
-        if (self.tail, self.len, self.weight) == (newer, len, weight) {
+        if (self.head, self.tail, self.weight) == (token, newer, weight) {
             Ok(())
         } else {
-            Err(format!("a queue is off: {self:?}; walked {len} entries, {weight} bytes"))
+            Err(format!("a queue is off: {self:?}; walked to {newer}, {weight} bytes"))
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::TryReserveError;
 
 use super::{
-    Newcomer, Nodes, Queue, drive,
+    Newcomer, Node, Nodes, Queue, drive,
     links::tally,
     shape::{no_memory, oldest_leaves},
 };

@@ -69,18 +69,21 @@ pub(crate) enum Place {
 
 impl Node {
     /// Counts a hit, up to [`MOST_HITS`]. Called under a shared lock, by many threads at once.
-    /// If there is more in that byte, nothing is changed, and the policy has to be told of the
-    /// hit, by [`note`](drive::Policy::note): then this is true.
+    /// If there is more in that byte, this is false, nothing is changed, and the policy has to be
+    /// told of the hit, by [`note`](drive::Policy::note).
     ///
     /// Two threads may count as one, which costs nothing but a little precision; a
     /// read-modify-write would cost every hit.
     #[inline]
     pub(crate) fn hit(&self) -> bool {
         let hits = self.hits.load(Relaxed);
+        if hits == MOST_HITS {
+            return true;
+        }
         if hits < MOST_HITS {
             self.hits.store(hits + 1, Relaxed);
         }
-        hits > MOST_HITS
+        hits < MOST_HITS
     }
 
     /// Puts down as many hits, under a shared lock.
@@ -168,7 +171,7 @@ pub(crate) mod drive {
             nodes.node(token).hit();
         }
 
-        /// Notes a hit that [`Node::hit`](super::Node::hit) said should be, under a shared lock.
+        /// Notes a hit that [`Node::hit`](super::Node::hit) did not count, under a shared lock.
         fn note(&self, _node: &Node, _hash: u32) {}
 
         /// Looks up what is remembered of an entry that is about to come in, and forgets it.
@@ -179,6 +182,19 @@ pub(crate) mod drive {
         /// Chooses the entry to evict and lets go of it; `None` if there are no entries. `newcomer`
         /// is who needs the room, if it is a new entry that does.
         fn evict<N: Nodes>(&mut self, nodes: &mut N, newcomer: Option<&Newcomer>) -> Option<u32>;
+
+        /// As [`evict`](Self::evict) for a newcomer who gets the slot of the one who leaves and weighs
+        /// as much. If the queue of the one is the other's too, it may just have been turned: then the
+        /// newcomer is in already, his node is the one returned, and he is not
+        /// [inserted](Self::insert) any more.
+        #[inline]
+        fn exchange<N: Nodes>(
+            &mut self,
+            nodes: &mut N,
+            newcomer: Newcomer,
+        ) -> Option<(u32, Option<Node>)> {
+            Some((self.evict(nodes, Some(&newcomer))?, None))
+        }
 
         /// Takes in a fresh entry, whose node is new. What [`wanted`](Self::wanted) asked for when
         /// there were no slots yet has been adopted by then; what it asked for since, perhaps not.

@@ -87,9 +87,9 @@ impl drive::Policy for S3Fifo {
             if from_small {
                 let token = self.small.tail();
                 let (node, hash) = nodes.node_and_hash(token);
-                let (stays, newer) = (node.hits() >= HITS_TO_STAY, node.links.newer);
+                let (stays, links) = (node.hits() >= HITS_TO_STAY, node.links);
                 node.set_hits(0);
-                self.small.pop(nodes, newer);
+                self.small.pop(nodes, links);
                 if !stays {
                     self.ghosts.remember(hash);
                     return Some(token);
@@ -101,13 +101,13 @@ impl drive::Policy for S3Fifo {
                     return None;
                 }
                 let node = nodes.node_mut(token);
-                let (hits, newer) = (node.hits(), node.links.newer);
+                let (hits, links) = (node.hits(), node.links);
                 if hits == 0 {
-                    self.main.pop(nodes, newer);
+                    self.main.pop(nodes, links);
                     return Some(token);
                 }
                 node.set_hits(hits - 1);
-                self.main.turn(nodes);
+                self.main.turn(links);
             }
         }
     }

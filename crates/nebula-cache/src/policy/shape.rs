@@ -13,9 +13,9 @@ macro_rules! queues_by_place {
             self.queue(nodes.node(token).place).reweigh(old, new);
         }
 
-        fn relocate<N: Nodes>(&mut self, nodes: &mut N, _from: u32, to: u32) {
+        fn relocate<N: Nodes>(&mut self, nodes: &mut N, from: u32, to: u32) {
             let place = nodes.node(to).place;
-            self.queue(place).relocate(nodes, to);
+            self.queue(place).relocate(nodes, from, to);
         }
     };
 }
@@ -38,6 +38,21 @@ macro_rules! oldest_leaves {
             Some(token)
         }
 
+        #[inline]
+        fn exchange<N: Nodes>(
+            &mut self,
+            nodes: &mut N,
+            _newcomer: Newcomer,
+        ) -> Option<(u32, Option<Node>)> {
+            let token = self.queue.tail();
+            if token == NONE {
+                return None;
+            }
+            let links = nodes.node(token).links;
+            self.queue.turn(links);
+            Some((token, Some(Node { links, ..Node::default() })))
+        }
+
         fn remove<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
             self.queue.unlink(nodes, token);
         }
@@ -50,8 +65,8 @@ macro_rules! oldest_leaves {
             self.queue.reweigh(old, nodes.weight(token));
         }
 
-        fn relocate<N: Nodes>(&mut self, nodes: &mut N, _from: u32, to: u32) {
-            self.queue.relocate(nodes, to);
+        fn relocate<N: Nodes>(&mut self, nodes: &mut N, from: u32, to: u32) {
+            self.queue.relocate(nodes, from, to);
         }
 
         fn coldest_first<N: Nodes>(&self, nodes: &N, each: impl FnMut(u32)) {

@@ -25,7 +25,7 @@ impl Sieve {
     #[inline]
     fn unlink<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
         if self.hand == token {
-            self.hand = Queue::newer(nodes, token);
+            self.hand = self.queue.newer(nodes, token);
         }
         self.queue.unlink(nodes, token);
     }
@@ -62,7 +62,7 @@ impl drive::Policy for Sieve {
                 return Some(token);
             }
             node.set_hits(0);
-            self.hand = Queue::newer(nodes, token);
+            self.hand = self.queue.newer(nodes, token);
         }
     }
 
@@ -82,7 +82,7 @@ impl drive::Policy for Sieve {
         if self.hand == from {
             self.hand = to;
         }
-        self.queue.relocate(nodes, to);
+        self.queue.relocate(nodes, from, to);
     }
 
     /// In the order in which the hand would come by.
@@ -90,12 +90,12 @@ impl drive::Policy for Sieve {
         let mut token = self.hand;
         while token != NONE {
             each(token);
-            token = Queue::newer(nodes, token);
+            token = self.queue.newer(nodes, token);
         }
         token = self.queue.tail();
         while token != self.hand {
             each(token);
-            token = Queue::newer(nodes, token);
+            token = self.queue.newer(nodes, token);
         }
     }
 

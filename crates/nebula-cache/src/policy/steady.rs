@@ -49,7 +49,7 @@ use self::{
 };
 use super::{
     MOST_HITS, Newcomer, Node, Nodes, Place, Queue, drive,
-    ghosts::{Ghosts, Ring, check, recall, remember_among, rings_for, stretch},
+    ghosts::{Ghosts, Ring, check, recall, remember_among, rings_for, stretch, ways_for},
     links::tally,
     shape::queues_by_place,
 };
@@ -58,8 +58,8 @@ use crate::{PolicyKind, slab::NONE};
 /// A newcomer that is remembered.
 const REMEMBERED: u8 = 1;
 
-/// A newcomer whose hits are looked at closely.
-const SAMPLED: u8 = 2;
+/// A newcomer whose hits are looked at closely; what its node counts hits from, too.
+const SAMPLED: u8 = !MOST_HITS;
 
 /// The default: S3-FIFO (Yang et al., SOSP 2023) with a larger small queue, which fills the main
 /// queue before it guards it, and exchanges what has gone stale there (Qureshi et al., ISCA 2007);
@@ -72,6 +72,9 @@ pub struct Steady {
     lines: Vec<Ring>,
     /// How many of them are ghosts.
     ghosts: usize,
+    /// How many places of each ring of ghosts are used, of the entries that there were then.
+    ways: u16,
+    ways_for: usize,
     /// Entries that failed since the last exchange, or attempt.
     failures: u32,
     /// Whether there were evictions for the entry that is about to come in.
@@ -82,6 +85,8 @@ pub struct Steady {
     leads: bool,
     /// The mode that the queues are in the shape of.
     shape: usize,
+    /// The mode that evictions go by.
+    rules: &'static Mode,
     /// What the store weighed when it was full last; zero while it is being filled.
     level: usize,
     /// The mode in force, in all shards of a cache.
@@ -93,7 +98,11 @@ pub struct Steady {
 struct Real<'p, N> {
     small: &'p mut Queue,
     main: &'p mut Queue,
-    ghosts: &'p mut [Ring],
+    lines: &'p mut [Ring],
+    /// How many of them are ghosts.
+    ghosts: usize,
+    ways: &'p mut u16,
+    ways_for: &'p mut usize,
     nodes: &'p mut N,
 }
 
@@ -135,7 +144,7 @@ impl<N: Nodes> Lanes for Real<'_, N> {
             return None;
         }
         let (node, hash) = self.nodes.node_and_hash(token);
-        Some(Tail { token, hash, newer: node.links.newer, hits: node.hits() })
+        Some(Tail { token, hash, links: node.links, hits: node.hits() })
     }
 
     #[inline(always)]
@@ -146,8 +155,8 @@ impl<N: Nodes> Lanes for Real<'_, N> {
     #[inline(always)]
     fn take(&mut self, lane: Place, tail: &Tail) {
         match lane {
-            SMALL => self.small.pop(self.nodes, tail.newer),
-            _ => self.main.pop(self.nodes, tail.newer),
+            SMALL => self.small.pop(self.nodes, tail.links),
+            _ => self.main.pop(self.nodes, tail.links),
         }
     }
 
@@ -163,16 +172,17 @@ impl<N: Nodes> Lanes for Real<'_, N> {
     #[inline(always)]
     fn turn(&mut self, lane: Place, tail: &Tail, hits: u8) {
         self.nodes.node_mut(tail.token).set_hits(tail.hits & !MOST_HITS | hits);
-        match lane {
-            SMALL => self.small.turn(self.nodes),
-            _ => self.main.turn(self.nodes),
-        }
+        self.queue(lane).turn(tail.links);
     }
 
     #[inline(always)]
     fn remember(&mut self, tail: &Tail) {
-        let len = self.len();
-        remember_among(self.ghosts, tail.hash, len);
+        let len = self.len() - 1;
+        if len != *self.ways_for {
+            *self.ways_for = len;
+            *self.ways = ways_for(len, self.ghosts);
+        }
+        remember_among(self.lines, self.ghosts, tail.hash, *self.ways);
     }
 }
 
@@ -183,11 +193,14 @@ impl Steady {
             main: Queue::default(),
             lines: Vec::new(),
             ghosts: 0,
+            ways: 0,
+            ways_for: 0,
             failures: 0,
             full: false,
             refused: false,
             leads,
             shape: mode.load(Relaxed),
+            rules: mode_of(&mode),
             level: 0,
             mode,
             duel: Duel::default(),
@@ -211,13 +224,13 @@ impl Steady {
 
     #[inline]
     fn mode(&self) -> &'static Mode {
-        &MODES[self.mode.load(Relaxed) % MODES.len()]
+        mode_of(&self.mode)
     }
 
     #[inline(always)]
     fn real<'p, N>(&'p mut self, nodes: &'p mut N) -> (Real<'p, N>, &'p mut u32) {
-        let Self { small, main, lines, ghosts, failures, .. } = self;
-        (Real { small, main, ghosts: &mut lines[..*ghosts], nodes }, failures)
+        let Self { small, main, lines, ghosts, ways, ways_for, failures, .. } = self;
+        (Real { small, main, lines, ghosts: *ghosts, ways, ways_for, nodes }, failures)
     }
 
     /// Comes a step nearer to the shape of the mode in force, beside an eviction.
@@ -225,7 +238,8 @@ impl Steady {
     #[inline(never)]
     fn reshape<N: Nodes>(&mut self, nodes: &mut N) {
         let mode = self.mode.load(Relaxed);
-        if self.mode().hand_over(&mut self.real(nodes).0) {
+        self.rules = self.mode();
+        if self.rules.hand_over(&mut self.real(nodes).0) {
             self.shape = mode;
         }
     }
@@ -240,6 +254,35 @@ impl Steady {
     #[cfg(test)]
     pub(crate) fn in_force(&self) -> usize {
         self.mode.load(Relaxed)
+    }
+
+    /// The store is full as the newcomer is about to come in: who leaves for him in particular.
+    #[inline(always)]
+    fn meet<N: Nodes>(
+        &mut self,
+        nodes: &mut N,
+        newcomer: Newcomer,
+        weight: usize,
+    ) -> Option<(Place, Tail)> {
+        self.level = weight;
+        if newcomer.kind & REMEMBERED != 0 && self.mode().guards() {
+            if let Some(guest) = let_in(&mut self.real(nodes).0) {
+                return Some((MAIN, guest));
+            }
+            self.refused = true;
+        }
+        None
+    }
+
+    /// Chooses the entry to evict of those that weigh `weight`: the tail of a lane, which it still is.
+    #[inline(always)]
+    fn choose<N: Nodes>(&mut self, nodes: &mut N, weight: usize) -> Option<(Place, Tail)> {
+        if self.shape != self.mode.load(Relaxed) {
+            self.reshape(nodes);
+        }
+        let rules = self.rules;
+        let (mut real, failures) = self.real(nodes);
+        rules.choose(&mut real, weight, failures)
     }
 
     /// Has the shadows see a miss, and hits.
@@ -264,6 +307,10 @@ impl Steady {
         }
         self.level == 0
     }
+}
+
+fn mode_of(index: &AtomicUsize) -> &'static Mode {
+    &MODES[index.load(Relaxed) % MODES.len()]
 }
 
 /// How many of so many lines are ghosts, and how many blocks the shadows have each.
@@ -323,7 +370,7 @@ impl drive::Policy for Steady {
 
     fn touch<N: Nodes>(&mut self, nodes: &mut N, token: u32) {
         let node = nodes.node(token);
-        if node.hit() {
+        if !node.hit() {
             self.note(node, nodes.hash(token));
         }
     }
@@ -332,7 +379,7 @@ impl drive::Policy for Steady {
     fn admit(&mut self, hash: u32) -> Newcomer {
         self.full = false;
         self.refused = false;
-        let remembered = recall(&mut self.lines[..self.ghosts], hash);
+        let remembered = recall(&mut self.lines, self.ghosts, hash);
         let sampled = self.duel.samples(hash);
         if sampled || self.duel.is_behind() {
             self.see(hash, sampled);
@@ -345,7 +392,7 @@ impl drive::Policy for Steady {
     fn insert<N: Nodes>(&mut self, nodes: &mut N, token: u32, newcomer: Newcomer) {
         let full = std::mem::take(&mut self.full);
         if newcomer.kind & SAMPLED != 0 {
-            nodes.node_mut(token).set_hits(!MOST_HITS);
+            nodes.node_mut(token).set_hits(SAMPLED);
         }
         if newcomer.kind & REMEMBERED != 0 && !self.refused {
             self.main.push_to(nodes, token, MAIN);
@@ -366,23 +413,39 @@ impl drive::Policy for Steady {
 
     /// O(1): passes over a bounded number of entries.
     fn evict<N: Nodes>(&mut self, nodes: &mut N, newcomer: Option<&Newcomer>) -> Option<u32> {
-        let mode = self.mode();
+        let (weight, mut chosen) = (self.weight(), None);
         if let Some(newcomer) = newcomer.filter(|_| !self.full) {
             self.full = true;
-            self.level = self.weight();
-            if mode.guards() && newcomer.kind & REMEMBERED != 0 {
-                let guest = let_in(&mut self.real(nodes).0);
-                if guest.is_some() {
-                    return guest;
-                }
-                self.refused = true;
-            }
+            chosen = self.meet(nodes, *newcomer, weight);
         }
-        if self.shape != self.mode.load(Relaxed) {
-            self.reshape(nodes);
+        let (lane, tail) = match chosen {
+            Some(guest) => guest,
+            None => self.choose(nodes, weight)?,
+        };
+        self.queue(lane).pop(nodes, tail.links);
+        Some(tail.token)
+    }
+
+    #[inline(always)]
+    fn exchange<N: Nodes>(
+        &mut self,
+        nodes: &mut N,
+        newcomer: Newcomer,
+    ) -> Option<(u32, Option<Node>)> {
+        let weight = self.weight();
+        let (lane, Tail { token, links, .. }) = match self.meet(nodes, newcomer, weight) {
+            Some(guest) => guest,
+            None => self.choose(nodes, weight)?,
+        };
+        if lane == MAIN || newcomer.kind & REMEMBERED != 0 {
+            self.full = true;
+            self.queue(lane).pop(nodes, links);
+            return Some((token, None));
         }
-        let (mut real, failures) = self.real(nodes);
-        mode.evict(&mut real, failures)
+        self.small.turn(links);
+        let mut node = Node { links, place: SMALL, ..Node::default() };
+        node.set_hits(newcomer.kind & SAMPLED);
+        Some((token, Some(node)))
     }
 
     fn coldest_first<N: Nodes>(&self, nodes: &N, mut each: impl FnMut(u32)) {
@@ -416,6 +479,7 @@ impl drive::Policy for Steady {
         stretch(old_ghosts, new_ghosts);
         self.duel.adopt(old_shadows, new_shadows, blocks);
         self.ghosts = ghosts;
+        self.ways = ways_for(self.ways_for, ghosts);
         std::mem::replace(&mut self.lines, lines)
     }
 

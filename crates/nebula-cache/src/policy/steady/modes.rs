@@ -1,7 +1,7 @@
 //! The modes of [`Steady`](super::Steady), and what all of them do: the steps of eviction and of
 //! insertion, written once for the real queues and for those of the shadows.
 
-use super::super::Place;
+use super::super::{Links, Place};
 
 /// Fresh entries.
 pub(super) const SMALL: Place = Place::First;
@@ -86,8 +86,7 @@ pub(super) struct Tail {
     pub(super) token: u32,
     /// What it is remembered by.
     pub(super) hash: u32,
-    /// The next newer one.
-    pub(super) newer: u32,
+    pub(super) links: Links,
     /// As the queues keep them: see [`Lanes::hits`].
     pub(super) hits: u8,
 }
@@ -109,7 +108,7 @@ pub(super) trait Lanes {
     fn put(&mut self, lane: Place, tail: &Tail);
     /// Moves the tail to the head of the same lane; counts `hits` for it from now on.
     fn turn(&mut self, lane: Place, tail: &Tail, hits: u8);
-    /// Remembers what was taken out as one of those that failed.
+    /// Remembers the tail, which is about to be taken out, as one of those that failed.
     fn remember(&mut self, tail: &Tail);
 }
 
@@ -126,52 +125,58 @@ impl Mode {
     /// end be stale.
     #[inline]
     const fn fail(&self, failures: &mut u32, len: usize) -> bool {
-        *failures = failures.saturating_add(1);
+        // (Begins anew in the end, if there is nobody to exchange him for.)
+        *failures = failures.wrapping_add(1);
         *failures >= self.failures && len.saturating_mul(*failures as usize) >= FAILURES_BY_ENTRIES
     }
 
-    /// Chooses the entry to evict, and takes it out.
+    /// Chooses the entry to evict, of those that weigh `weight`: the one that is now the tail of the
+    /// lane.
     #[inline(always)]
-    pub(super) fn evict<L: Lanes>(&self, lanes: &mut L, failures: &mut u32) -> Option<u32> {
-        let weight = lanes.weight();
+    pub(super) fn choose<L: Lanes>(
+        &self,
+        lanes: &mut L,
+        weight: usize,
+        failures: &mut u32,
+    ) -> Option<(Place, Tail)> {
         let most = self.small_share(weight);
         let mut passes = 0;
         while lanes.main_is_empty() || lanes.small_weight() >= most {
             let tail = lanes.tail(SMALL)?;
             let hits = L::hits(&tail);
-            lanes.take(SMALL, &tail);
-            if passes < MOST_PASSES && hits > 0 {
+            if hits > 0 && passes < MOST_PASSES {
                 if hits >= self.hits_to_stay {
                     passes += 1;
+                    lanes.take(SMALL, &tail);
                     lanes.put(MAIN, &tail);
                     continue;
                 }
                 if self.second_chance {
                     passes += 1;
-                    lanes.put(SMALL, &tail);
+                    lanes.turn(SMALL, &tail, 0);
                     continue;
                 }
             }
-            let due = self.fail(failures, lanes.len());
+            let due = self.fail(failures, lanes.len() - 1);
             if let Some(stale) = if due { lanes.tail(MAIN) } else { None } {
                 *failures = 0;
                 let hits = L::hits(&stale);
                 if hits == 0 {
-                    lanes.take(MAIN, &stale);
+                    lanes.take(SMALL, &tail);
                     lanes.put(MAIN, &tail);
-                    return Some(stale.token);
+                    // It has other neighbours now.
+                    return Some((MAIN, lanes.tail(MAIN)?));
                 }
                 lanes.turn(MAIN, &stale, hits - 1);
             }
             lanes.remember(&tail);
-            return Some(tail.token);
+            return Some((SMALL, tail));
         }
         loop {
             let tail = lanes.tail(MAIN)?;
             let hits = L::hits(&tail);
             if hits == 0 || passes == MOST_PASSES {
-                lanes.take(MAIN, &tail);
-                return Some(tail.token);
+                return Some((MAIN, tail));
             }
             passes += 1;
             lanes.turn(MAIN, &tail, hits - 1);
@@ -213,13 +218,12 @@ impl Mode {
     }
 }
 
-/// Has the end of the main queue leave for one who is remembered, if it was not hit.
-pub(super) fn let_in<L: Lanes>(lanes: &mut L) -> Option<u32> {
+/// The end of the main queue, to leave for one who is remembered, if it was not hit.
+pub(super) fn let_in<L: Lanes>(lanes: &mut L) -> Option<Tail> {
     let tail = lanes.tail(MAIN)?;
     let hits = L::hits(&tail);
     if hits == 0 {
-        lanes.take(MAIN, &tail);
-        return Some(tail.token);
+        return Some(tail);
     }
     lanes.turn(MAIN, &tail, hits - 1);
     None

@@ -12,8 +12,8 @@
 
 use super::{
     super::{
-        Place,
-        ghosts::{Ring, check, fingerprint, rings_for, stretch},
+        Links, Place,
+        ghosts::{Ring, check, fingerprint, rings_for, stretch, ways_for},
     },
     modes::{Lanes, MAIN, Mode, SMALL, Tail, let_in},
 };
@@ -199,6 +199,12 @@ impl<'s> View<'s> {
         Some((tail, state))
     }
 
+    /// Takes out the tail of a lane.
+    fn let_go(&mut self, lane: Place, tail: &Tail) {
+        self.take(lane, tail);
+        self.free(tail.token as u8);
+    }
+
     fn free(&mut self, cell: u8) {
         self.unlink(cell);
         self.push(FREE, cell, 0);
@@ -233,7 +239,7 @@ impl Lanes for View<'_> {
         let state = *self.state(tail);
         let hits = (state >> HITS & 3) as u8;
         // (Its fingerprint is kept until it is let go of.)
-        Some(Tail { token: tail.into(), hash: state.into(), newer: 0, hits })
+        Some(Tail { token: tail.into(), hash: state.into(), links: Links::default(), hits })
     }
 
     fn hits(tail: &Tail) -> u8 {
@@ -256,9 +262,9 @@ impl Lanes for View<'_> {
 
     fn remember(&mut self, tail: &Tail) {
         let print = *self.print(tail.token as u8);
-        let (len, rings) = (self.len(), self.ghosts.len());
+        let (len, rings) = (self.len() - 1, self.ghosts.len());
         if let Some(ring) = self.ring(print) {
-            ring.remember(print, len.div_ceil(rings));
+            ring.remember(print, ways_for(len, rings));
         }
     }
 }
@@ -299,13 +305,16 @@ impl Shadow {
         if view.len() >= most {
             if remembered && mode.guards() {
                 match let_in(&mut view) {
-                    Some(cell) => view.free(cell as u8),
+                    Some(tail) => view.let_go(MAIN, &tail),
                     None => remembered = false,
                 }
             }
             while view.len() >= most {
-                let Some(cell) = mode.evict(&mut view, &mut failures) else { break };
-                view.free(cell as u8);
+                let weight = view.len();
+                let Some((lane, tail)) = mode.choose(&mut view, weight, &mut failures) else {
+                    break;
+                };
+                view.let_go(lane, &tail);
             }
         } else if !remembered {
             mode.fill_main(&mut view, 1);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::{
     super::{
-        ghosts::{Ghosts, remember_among},
+        ghosts::{Ghosts, remember_among, ways_for},
         sketch::Sketch,
     },
     mock::hash_of,
@@ -100,7 +100,9 @@ impl SteadyModel {
                     self.main.push_back((stale, hits - 1));
                 }
                 let len = self.len();
-                remember_among(self.ghosts.rings_mut(), hash_of(key), len);
+                let rings = self.ghosts.rings_mut();
+                let (count, ways) = (rings.len(), ways_for(len, rings.len()));
+                remember_among(rings, count, hash_of(key), ways);
                 return key;
             }
             let (key, hits) = self.main.pop_front().unwrap();

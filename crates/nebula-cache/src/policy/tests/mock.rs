@@ -129,7 +129,7 @@ impl<P: Policy> Mock<P> {
         }
         if self.policy.shares_hits() {
             let node = self.slots.node(token);
-            if node.hit() {
+            if !node.hit() {
                 self.policy.note(node, self.slots.hash(token));
             }
         } else {
@@ -144,9 +144,31 @@ impl<P: Policy> Mock<P> {
             return true;
         }
         let newcomer = self.policy.admit(hash_of(key));
+        // Where one makes room for one, he may have the other's slot.
+        let alike = self.held == self.capacity && self.held == self.len() && weight == 1;
+        if alike && key % 3 != 0 && self.exchange(key, newcomer) {
+            return false;
+        }
         while self.held + weight > self.capacity && self.evict(Some(&newcomer)) {}
         self.insert(key, weight, newcomer);
         false
+    }
+
+    fn exchange(&mut self, key: u32, newcomer: Newcomer) -> bool {
+        let Some((token, node)) = self.policy.exchange(&mut self.slots, newcomer) else {
+            return false;
+        };
+        let is_known = node.is_some();
+        let slot = Slot { node: node.unwrap_or_default(), key, weight: 1 };
+        let old = std::mem::replace(self.slots.get_mut(token), slot);
+        assert_ne!(old.node.place, Place::Pinned);
+        if !is_known {
+            self.policy.insert(&mut self.slots, token, newcomer);
+        }
+        assert_eq!(self.tokens.remove(&old.key), Some(token));
+        assert_eq!(self.tokens.insert(key, token), None);
+        self.evicted.push(old.key);
+        true
     }
 
     /// Looks up a key that does not come in after all.

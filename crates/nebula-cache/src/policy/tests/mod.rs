@@ -183,8 +183,9 @@ fn as_many_are_remembered_as_there_is_room_for_and_as_are_wanted() {
     memory.adopt(ghosts::Ghosts::allocate(memory.wanted(620)).unwrap());
     for (most, range) in [(10_000, 500..=620), (200, 160..=220), (60, 45..=80)] {
         // Those of the round before fade first.
-        (0..20_000)
-            .for_each(|key| ghosts::remember_among(memory.rings_mut(), mock::hash_of(key), most));
+        let rings = memory.rings_mut();
+        let (count, ways) = (rings.len(), ghosts::ways_for(most, rings.len()));
+        (0..20_000).for_each(|key| ghosts::remember_among(rings, count, mock::hash_of(key), ways));
         let remembered = (0..20_000).filter(|&key| memory.recall(mock::hash_of(key))).count();
         assert!(range.contains(&remembered), "{remembered} of {most}");
         memory.validate().unwrap();
