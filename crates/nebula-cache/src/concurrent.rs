@@ -122,7 +122,8 @@ impl<K, V, O: Kit> ConcurrentComputeCache<K, V, O> {
     }
 
     /// Evicts entries, coldest first, until `bytes` bytes have been given back or nothing is left,
-    /// and returns how many it was.
+    /// and returns how many it was. No more entries leave than there are when it begins, though a
+    /// listener put some back.
     ///
     /// Counted is what is really given back: what the evicted entries owned (as far as weigher or
     /// charger told), and the cache's own memory as far as it is freed, which happens in chunks of
@@ -249,7 +250,8 @@ where
         self.engine.pin(self.engine.hash(key), key, true).is_some()
     }
 
-    /// Lets the entry of `key` be evicted again; whether it was pinned.
+    /// Lets the entry of `key` be evicted again; whether it was pinned. If the capacity has been made
+    /// smaller than what is in the cache, something is evicted at once.
     pub fn unpin<Q>(&self, key: &Q) -> bool
     where
         Q: Hash + Equivalent<K> + ?Sized,

@@ -120,6 +120,10 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     {
         self.serve_request();
         let now = self.now();
+        if O::Times::KEPT && self.total.excess() > 0 {
+            // Nothing takes the place of what is pinned and over, and not pinned any more then.
+            self.expire(hash, &key);
+        }
         let kept = match self.keep(&key, &value, options, now) {
             Ok(kept) => kept,
             Err(error) => return Err(self.reject((key, value), error)),
@@ -435,6 +439,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                     store.compact();
                     bag.credit.bytes += before - store.held();
                     job.room.take_over(before - store.held());
+                    self.pay_excess(&mut job.room);
                     // Entries have other tokens now.
                     return Step::Again;
                 }
@@ -681,6 +686,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                             break;
                         }
                         let freed = self.make_room_in(shard, room, weight, now);
+                        self.pay_excess(room);
                         evicted |= freed;
                         if !freed {
                             break;
@@ -696,6 +702,9 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 // need what this one holds; then there will be something to evict), or is pinned.
                 room.give_up();
                 vain += 1;
+                if vain == 1 && self.expire_pinned() {
+                    continue;
+                }
                 if is_reclaiming() || self.is_inside() || (vain > PASSES && self.pinned() > 0) {
                     // What it would wait for may be waiting for this reclaim, or be held by this very
                     // thread for an entry within whose eviction this one is placed, or never come.
