@@ -234,7 +234,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         }
         let newcomer = store.admit(high(hash));
         if self.total.is_full() {
-            if self.lends(store) || self.may_borrow() {
+            if self.lends(store) || self.may_borrow() || self.total.excess() > 0 {
                 *admitted = Some(newcomer);
                 return Way::General;
             }
@@ -414,6 +414,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         // An entry that the policy has let go of, whose slot the new one gets.
         let mut victim = None;
         loop {
+            self.pay_excess(&mut job.room);
             // The room of an earlier value is the new one's.
             let there = present.map_or(0, |token| self.weight_of(store.entry(token)));
             let covered = job.room.cover(job.weight.saturating_sub(there));
@@ -439,7 +440,6 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                     store.compact();
                     bag.credit.bytes += before - store.held();
                     job.room.take_over(before - store.held());
-                    self.pay_excess(&mut job.room);
                     // Entries have other tokens now.
                     return Step::Again;
                 }

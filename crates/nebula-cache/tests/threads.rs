@@ -173,6 +173,7 @@ fn the_capacity_changes_under_load() {
             };
             watched(4, work, || assert!(cache.weight() <= most.load(SeqCst)));
             assert_eq!(rounds.load(SeqCst), 40);
+            assert!(cache.weight() <= 50, "{kind:?}: {} of 50", cache.weight());
             cache.validate().unwrap();
             cache.set_capacity(Capacity::Entries(50)).unwrap();
             assert!(cache.len() <= 50);
