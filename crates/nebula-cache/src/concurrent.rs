@@ -243,6 +243,22 @@ where
     ///
     /// What is pinned is not there for others: insertions that find no room because of it are
     /// refused.
+    ///
+    /// ```
+    /// use nebula_cache::{CacheConfig, Capacity, ConcurrentComputeCache};
+    ///
+    /// let config = CacheConfig::builder().entries(2).build()?;
+    /// let cache = ConcurrentComputeCache::<u32, u32>::new(config)?;
+    /// cache.insert(1, 1)?;
+    /// cache.insert(2, 2)?;
+    /// assert!(cache.pin(&1) && cache.pin(&2));
+    /// assert!(cache.insert(3, 3).is_err());
+    /// // What is pinned stays even if the capacity is made smaller, until it is unpinned.
+    /// cache.set_capacity(Capacity::Entries(1))?;
+    /// assert_eq!(cache.len(), 2);
+    /// assert!(cache.unpin(&2) && !cache.contains(&2));
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
     pub fn pin<Q>(&self, key: &Q) -> bool
     where
         Q: Hash + Equivalent<K> + ?Sized,

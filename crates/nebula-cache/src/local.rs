@@ -318,6 +318,19 @@ where
     ///
     /// # Errors
     /// Key and value are handed back as by [`insert`](Self::insert).
+    ///
+    /// ```
+    /// use nebula_cache::{CacheConfig, ComputeCache};
+    ///
+    /// let mut cache = ComputeCache::<&str, u64>::new(CacheConfig::default())?;
+    /// for word in ["a", "b", "a"] {
+    ///     cache.update(word, |count| Some(count.unwrap_or(&0) + 1))?;
+    /// }
+    /// assert_eq!(cache.get("a"), Some(&2));
+    /// cache.update("a", |_| None)?;
+    /// assert!(!cache.contains("a"));
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
     pub fn update(
         &mut self,
         key: K,

@@ -263,6 +263,25 @@ fn no_insertion_of_another_key_is_lost() {
 }
 
 #[test]
+fn hits_and_misses_of_many_threads_are_all_counted() {
+    watchdog(LIMIT, || {
+        for kind in KINDS {
+            let mut config = entries(100, 4);
+            config.policy = Some(kind);
+            let cache = ConcurrentComputeCache::<u64, u64>::new(config).unwrap();
+            cache.insert(1, 1).unwrap();
+            let work = |thread| {
+                for _ in 0..500 {
+                    assert_eq!((cache.get(&1), cache.get(&(1000 + thread))), (Some(1), None));
+                }
+            };
+            watched(4, work, || assert!(cache.stats().hits <= 2000));
+            assert_eq!((cache.stats().hits, cache.stats().misses), (2000, 2000), "{kind:?}");
+        }
+    });
+}
+
+#[test]
 fn updates_of_one_key_by_many_threads_are_all_counted() {
     watchdog(LIMIT, || {
         let cache = ConcurrentComputeCache::<u64, u64>::new(entries(10, 1)).unwrap();
