@@ -75,13 +75,14 @@ struct Published {
     trace: String,
     entries: usize,
     contender: String,
-    published: f64,
+    /// In percent, as `hit_ratio`.
+    expected: f64,
     hit_ratio: f64,
 }
 
 impl Published {
     fn is_near(&self) -> bool {
-        (self.hit_ratio - self.published).abs() <= NEAR
+        (self.hit_ratio - self.expected).abs() <= NEAR
     }
 }
 
@@ -129,15 +130,17 @@ fn compare_with_published(
     let cmd = Cmd::new(&programs.hit_ratio).args(["published", text]).arg(folder);
     let all = published(&cmd.shown().output()?)?;
     if json {
-        all.iter().for_each(|one| println!("{}", json_line(one)));
+        for one in &all {
+            println!("{}", json_line(one));
+        }
     } else if !all.is_empty() {
         println!("{}\n", published_table(&all));
     }
     match all.iter().find(|one| !one.is_near()) {
         None => Ok(()),
-        Some(Published { trace, entries, contender, published, hit_ratio, .. }) => Err(format!(
+        Some(Published { trace, entries, contender, expected, hit_ratio, .. }) => Err(format!(
             "{contender} on {trace}, {entries} entries: {hit_ratio:.2} percent of hits, where \
-             {published:.2} were published"
+             {expected:.2} were published"
         )
         .into()),
     }
@@ -148,11 +151,11 @@ fn published(text: &str) -> Result<Vec<Published>> {
     let mut all = Vec::new();
     for line in text.lines() {
         let (outcome, percent) = line.rsplit_once('\t').unwrap_or_default();
-        let published: f64 = percent.parse().map_err(|e| format!("{line:?}: {e}"))?;
+        let expected: f64 = percent.parse().map_err(|e| format!("{line:?}: {e}"))?;
         for row in rows(outcome)? {
             for (contender, hit_ratio) in row.hit_ratio {
                 let (trace, entries) = (row.trace.clone(), row.entries);
-                all.push(Published { area: NAME, trace, entries, contender, published, hit_ratio });
+                all.push(Published { area: NAME, trace, entries, contender, expected, hit_ratio });
             }
         }
     }
@@ -166,8 +169,8 @@ fn published_table(all: &[Published]) -> Table {
         table.add_row([
             format!("{}, {}, {}", one.contender, one.trace, one.entries),
             format!("{:.2}", one.hit_ratio),
-            format!("{:.2}", one.published),
-            format!("{:+.2}", one.hit_ratio - one.published),
+            format!("{:.2}", one.expected),
+            format!("{:+.2}", one.hit_ratio - one.expected),
         ]);
     }
     aligned(table)
