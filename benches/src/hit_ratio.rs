@@ -8,6 +8,7 @@
 mod caches;
 mod isolation;
 mod plain;
+mod published;
 mod traces;
 
 use std::{
@@ -20,6 +21,7 @@ pub use self::{
     caches::{Contender, contenders},
     isolation::{Beside, isolation},
     plain::{lru, optimum},
+    published::published,
     traces::{Trace, generated, read_all, read_keys},
 };
 

@@ -4,17 +4,21 @@
 //! those with TEXT in their names are done. Prints a line for each outcome: where the trace is from,
 //! its name, requests and different keys, the capacity in entries, the contender and its hits,
 //! separated by tabs. `hit_ratio isolation ENTRIES` counts those of a tenant beside a noisy one: what
-//! that one does, the cache, the tenant's requests and its hits.
+//! that one does, the cache, the tenant's requests and its hits. `hit_ratio published TEXT FOLDER` does
+//! those traces again of which others have published hit ratios, and prints the percent as well.
 
 use std::{path::Path, process::ExitCode};
 
-use nebula_benches::hit_ratio::{Trace, contenders, generated, isolation, read_all, run};
+use nebula_benches::hit_ratio::{
+    Outcome, Trace, contenders, generated, isolation, published, read_all, run,
+};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let (entries, text, folder) = match *args.as_slice() {
         ["isolation", entries] => return print_isolation(entries),
+        ["published", text, folder] => return print_published(text, Path::new(folder)),
         [entries, text] => (entries, text, None),
         [entries, text, folder] => (entries, text, Some(Path::new(folder))),
         _ => {
@@ -23,13 +27,7 @@ fn main() -> ExitCode {
         }
     };
     let Some(entries) = number(entries) else { return ExitCode::from(2) };
-    let files = match folder.map_or(Ok(Vec::new()), read_all) {
-        Ok(files) => files,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let Some(files) = folder.map_or(Some(Vec::new()), read) else { return ExitCode::FAILURE };
     print("generated", generated(entries), text);
     print("files", files, text);
     ExitCode::SUCCESS
@@ -51,17 +49,28 @@ fn print_isolation(entries: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn print_published(text: &str, folder: &Path) -> ExitCode {
+    let Some(mut traces) = read(folder) else { return ExitCode::FAILURE };
+    traces.retain(|trace| trace.name.contains(text));
+    for (outcome, percent) in published(&traces) {
+        println!("{}\t{percent}", line("published", &outcome));
+    }
+    ExitCode::SUCCESS
+}
+
+fn read(folder: &Path) -> Option<Vec<Trace>> {
+    let files = read_all(folder);
+    files.map_err(|error| eprintln!("{error}")).ok()
+}
+
 fn print(source: &str, mut traces: Vec<Trace>, text: &str) {
     traces.retain(|trace| trace.name.contains(text));
     for outcome in run(&traces, &contenders()) {
-        println!(
-            "{source}\t{}\t{}\t{}\t{}\t{}\t{}",
-            outcome.trace,
-            outcome.requests,
-            outcome.keys,
-            outcome.entries,
-            outcome.contender,
-            outcome.hits
-        );
+        println!("{}", line(source, &outcome));
     }
+}
+
+fn line(source: &str, outcome: &Outcome) -> String {
+    let Outcome { trace, requests, keys, entries, contender, hits } = outcome;
+    format!("{source}\t{trace}\t{requests}\t{keys}\t{entries}\t{contender}\t{hits}")
 }

@@ -122,7 +122,8 @@ impl<K, V, O: Kit> ConcurrentComputeCache<K, V, O> {
     }
 
     /// Evicts entries, coldest first, until `bytes` bytes have been given back or nothing is left,
-    /// and returns how many it was.
+    /// and returns how many it was. No more entries leave than there are when it begins, though a
+    /// listener put some back.
     ///
     /// Counted is what is really given back: what the evicted entries owned (as far as weigher or
     /// charger told), and the cache's own memory as far as it is freed, which happens in chunks of
@@ -243,6 +244,22 @@ where
     ///
     /// What is pinned is not there for others: insertions that find no room because of it are
     /// refused.
+    ///
+    /// ```
+    /// use nebula_cache::{CacheConfig, Capacity, ConcurrentComputeCache};
+    ///
+    /// let config = CacheConfig::builder().entries(2).build()?;
+    /// let cache = ConcurrentComputeCache::<u32, u32>::new(config)?;
+    /// cache.insert(1, 1)?;
+    /// cache.insert(2, 2)?;
+    /// assert!(cache.pin(&1) && cache.pin(&2));
+    /// assert!(cache.insert(3, 3).is_err());
+    /// // What is pinned stays even if the capacity is made smaller, until it is unpinned.
+    /// cache.set_capacity(Capacity::Entries(1))?;
+    /// assert_eq!(cache.len(), 2);
+    /// assert!(cache.unpin(&2) && !cache.contains(&2));
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
     pub fn pin<Q>(&self, key: &Q) -> bool
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -250,7 +267,8 @@ where
         self.engine.pin(self.engine.hash(key), key, true).is_some()
     }
 
-    /// Lets the entry of `key` be evicted again; whether it was pinned.
+    /// Lets the entry of `key` be evicted again; whether it was pinned. If the capacity has been made
+    /// smaller than what is in the cache, something is evicted at once.
     pub fn unpin<Q>(&self, key: &Q) -> bool
     where
         Q: Hash + Equivalent<K> + ?Sized,

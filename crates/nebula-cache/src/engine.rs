@@ -508,6 +508,10 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         self.total.give_back(freed);
         let _credit = Credit::of(&self.account, entry.charge());
         self.hooks.show(&entry.key, &entry.value, cause);
+        if self.total.excess() > 0 {
+            // Its slot may be of use to nobody else.
+            self.fit();
+        }
         Some((entry.key, entry.value))
     }
 
@@ -547,12 +551,19 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         Q: Equivalent<K> + ?Sized,
     {
         let now = self.now();
-        let mut store = self.shard(hash).write();
-        let token = store.find(high(hash), |other| key.equivalent(other))?;
-        if store.entry(token).kept.times.is_expired(now) {
-            return None;
+        let changed = {
+            let mut store = self.shard(hash).write();
+            let token = store.find(high(hash), |other| key.equivalent(other))?;
+            if store.entry(token).kept.times.is_expired(now) {
+                return None;
+            }
+            store.pin(token, pinned)
+        };
+        if changed && !pinned && self.total.excess() > 0 {
+            // The capacity was lowered meanwhile, beneath what was pinned.
+            self.fit();
         }
-        Some(store.pin(token, pinned))
+        Some(changed)
     }
 
     /// A bag for what leaves a store.

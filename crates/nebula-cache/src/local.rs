@@ -127,7 +127,8 @@ impl<K, V, O: Kit> ComputeCache<K, V, O> {
     }
 
     /// Evicts entries, coldest first, until `bytes` bytes have been given back or nothing is left,
-    /// and returns how many it was.
+    /// and returns how many it was. No more entries leave than there are when it begins, though a
+    /// listener put some back.
     ///
     /// Counted is what is really given back: what the evicted entries owned (as far as weigher or
     /// charger told), and the cache's own memory as far as it is freed, which happens in chunks of
@@ -318,6 +319,19 @@ where
     ///
     /// # Errors
     /// Key and value are handed back as by [`insert`](Self::insert).
+    ///
+    /// ```
+    /// use nebula_cache::{CacheConfig, ComputeCache};
+    ///
+    /// let mut cache = ComputeCache::<&str, u64>::new(CacheConfig::default())?;
+    /// for word in ["a", "b", "a"] {
+    ///     cache.update(word, |count| Some(count.unwrap_or(&0) + 1))?;
+    /// }
+    /// assert_eq!(cache.get("a"), Some(&2));
+    /// cache.update("a", |_| None)?;
+    /// assert!(!cache.contains("a"));
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
     pub fn update(
         &mut self,
         key: K,
@@ -341,12 +355,15 @@ where
         self.engine.pin(self.engine.hash(key), key, true).is_some()
     }
 
-    /// Lets the entry of `key` be evicted again; whether it was pinned.
+    /// Lets the entry of `key` be evicted again; whether it was pinned. If the capacity has been made
+    /// smaller than what is in the cache, something is evicted at once.
     pub fn unpin<Q>(&mut self, key: &Q) -> bool
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        self.engine.pin(self.engine.hash(key), key, false) == Some(true)
+        let unpinned = self.engine.pin(self.engine.hash(key), key, false) == Some(true);
+        self.publish();
+        unpinned
     }
 
     /// The value of `key`, computed by `compute` if it is not cached.
@@ -379,7 +396,7 @@ where
         let timing = Timing::start(&self.engine.counters, &self.engine.hooks);
         let value = compute();
         timing.succeed();
-        self.place_computed(hash, key.to_owned(), value)
+        self.place_computed(hash, key.to_owned(), value, None)
     }
 
     /// As [`get_or_compute`](Self::get_or_compute), for a computation that may fail. Nothing is
@@ -397,6 +414,51 @@ where
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
+        self.try_compute(key, None, compute)
+    }
+
+    /// As [`try_get_or_compute`](Self::try_get_or_compute), with options for the entry. They change
+    /// nothing of one that is cached already.
+    ///
+    /// # Errors
+    /// As [`try_get_or_compute`](Self::try_get_or_compute); options that entries of this cache do not
+    /// keep have the value refused.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use nebula_cache::{CacheConfig, ComputeCache, EntryOptions};
+    ///
+    /// let mut answers = ComputeCache::<String, u32>::builder(CacheConfig::default())
+    ///     .with_expiry()
+    ///     .build()?;
+    /// let soon_over = EntryOptions::new().ttl(Duration::from_secs(5));
+    /// let answer = answers.try_get_or_compute_with("42", soon_over, || "42".parse());
+    /// assert_eq!(answer.ok(), Some(&42));
+    /// assert!(answers.try_get_or_compute_with("?", soon_over, || "?".parse()).is_err());
+    /// assert_eq!(answers.len(), 1);
+    /// # Ok::<(), nebula_memory_core::MemoryError>(())
+    /// ```
+    pub fn try_get_or_compute_with<Q, E>(
+        &mut self,
+        key: &Q,
+        options: EntryOptions,
+        compute: impl FnOnce() -> Result<V, E>,
+    ) -> Result<&V, ComputeError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
+        self.try_compute(key, Some(&options), compute)
+    }
+
+    fn try_compute<Q, E>(
+        &mut self,
+        key: &Q,
+        options: Option<&EntryOptions>,
+        compute: impl FnOnce() -> Result<V, E>,
+    ) -> Result<&V, ComputeError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
         let hash = self.engine.hash(key);
         if let Some(token) = self.look_up(hash, key) {
             return Ok(&self.store().entry(token).value);
@@ -404,7 +466,7 @@ where
         let timing = Timing::start(&self.engine.counters, &self.engine.hooks);
         let value = compute().map_err(ComputeError::Compute)?;
         timing.succeed();
-        let placed = self.place_computed(hash, key.to_owned(), value);
+        let placed = self.place_computed(hash, key.to_owned(), value, options);
         placed.map_err(|refused| ComputeError::Memory(refused.error))
     }
 
@@ -435,15 +497,21 @@ where
         let owned = computing.end();
         match owned {
             Some(owned) => {
-                let placed = self.place_computed(hash, owned, value);
+                let placed = self.place_computed(hash, owned, value, None);
                 placed.map_err(|refused| ComputeError::Memory(refused.error))
             }
             None => unreachable!("computations end in the opposite order of their beginning"),
         }
     }
 
-    fn place_computed(&mut self, hash: u64, key: K, value: V) -> Result<&V, Refused<(K, V)>> {
-        let (token, _) = self.engine.place_at(hash, key, value, None)?;
+    fn place_computed(
+        &mut self,
+        hash: u64,
+        key: K,
+        value: V,
+        options: Option<&EntryOptions>,
+    ) -> Result<&V, Refused<(K, V)>> {
+        let (token, _) = self.engine.place_at(hash, key, value, options)?;
         self.publish();
         Ok(&self.store().entry(token).value)
     }

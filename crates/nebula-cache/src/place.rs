@@ -121,6 +121,10 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     {
         self.serve_request();
         let now = self.now();
+        if O::Times::KEPT && self.total.excess() > 0 {
+            // Nothing takes the place of what is pinned and over, and not pinned any more then.
+            self.expire(hash, &key);
+        }
         let kept = match self.keep(&key, &value, options, now) {
             Ok(kept) => kept,
             Err(error) => return Err(self.reject((key, value), error)),
@@ -231,8 +235,10 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             return Way::Replace(token);
         }
         let newcomer = store.admit(high(hash));
-        if self.total.is_full() {
-            if self.lends(store.len()) || self.may_borrow() {
+        let left = self.total.left();
+        if left <= 0 {
+            // (Less than nothing: the capacity was lowered.)
+            if left < 0 || self.lends(store.len()) || self.may_borrow() {
                 *admitted = Some(newcomer);
                 return Way::General;
             }
@@ -438,6 +444,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         // An entry that the policy has let go of, whose slot the new one gets.
         let mut victim = None;
         loop {
+            self.pay_excess(&mut job.room);
             // The room of an earlier value is the new one's.
             let there = present.map_or(0, |token| self.weight_of(store.entry(token)));
             let covered = job.room.cover(job.weight.saturating_sub(there));
@@ -709,6 +716,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                             break;
                         }
                         let freed = self.make_room_in(shard, room, weight, now);
+                        self.pay_excess(room);
                         evicted |= freed;
                         if !freed {
                             break;
@@ -724,6 +732,9 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 // need what this one holds; then there will be something to evict), or is pinned.
                 room.give_up();
                 vain += 1;
+                if vain == 1 && self.expire_pinned() {
+                    continue;
+                }
                 if is_reclaiming() || self.is_inside() || (vain > PASSES && self.pinned() > 0) {
                     // What it would wait for may be waiting for this reclaim, or be held by this very
                     // thread for an entry within whose eviction this one is placed, or never come.

@@ -10,15 +10,18 @@ use crate::{
     bag::Credit,
     engine::{Engine, expected, unit},
     mode::Mode,
+    room::Room,
     shard::Shard,
+    times::sealed::Times,
 };
 
 impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
-    /// Each shard gives its part, in turns, beginning where the last call ended.
+    /// Each shard gives its part, in turns, beginning where the last call ended. No more entries leave
+    /// than there are when it begins, so that who puts them back does not keep it busy for ever.
     pub(crate) fn give_back(&self, wanted: usize, wait: bool) -> usize {
         let shards = self.shards.len();
         let share = wanted.div_ceil(shards);
-        let mut given = 0;
+        let (mut given, mut left) = (0, self.len());
         loop {
             let before = given;
             for _ in 0..shards {
@@ -27,7 +30,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 }
                 let turn = self.next.fetch_add(1, Relaxed) & (shards - 1);
                 let part = share.min(wanted - given);
-                let more = self.give_back_from(&self.shards[turn], part, wait);
+                let more = self.give_back_from(&self.shards[turn], part, wait, &mut left);
                 given = more.saturating_add(given);
             }
             if given == before {
@@ -36,9 +39,17 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         }
     }
 
-    fn give_back_from(&self, shard: &Shard<K, V, O, M>, wanted: usize, wait: bool) -> usize {
+    /// Evicts until `wanted` bytes have been given back, but no more entries than there are, and than
+    /// are `left`, which is counted down.
+    fn give_back_from(
+        &self,
+        shard: &Shard<K, V, O, M>,
+        wanted: usize,
+        wait: bool,
+        left: &mut usize,
+    ) -> usize {
         let now = self.now();
-        let mut given = 0;
+        let (mut given, mut here) = (0, shard.gauges().len().min(*left));
         loop {
             let mut bag = self.bag();
             let mut emptied = None;
@@ -50,7 +61,8 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 let mut done;
                 loop {
                     let spare = store.spare_bytes();
-                    done = bag.credit.bytes.saturating_add(given).saturating_add(spare) >= wanted;
+                    let all = bag.credit.bytes.saturating_add(given).saturating_add(spare);
+                    done = all >= wanted || here == 0;
                     if done || bag.is_full() {
                         break;
                     }
@@ -61,6 +73,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                     let cause = Self::cause_of(&entry, now, RemovalCause::Reclaimed);
                     store.count_removals(cause, 1);
                     bag.put(entry, cause);
+                    (here, *left) = (here - 1, *left - 1);
                 }
                 if done && store.len() == 0 {
                     // With the last entry goes all the rest: the table, and the policy's memory.
@@ -146,13 +159,39 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         for shard in &self.shards {
             shard.write().expect(expected);
         }
+        self.fit();
+        Ok(())
+    }
+
+    /// Evicts what is more than the capacity, which was lowered.
+    #[cold]
+    pub(crate) fn fit(&self) {
         while self.total.excess() > 0 {
-            if !self.shrink_by_some() {
+            if !self.shrink_by_some() && !self.expire_pinned() {
                 // What is left is pinned, or on its way in and will make room itself.
                 break;
             }
         }
-        Ok(())
+    }
+
+    /// Gives up what was made room for if the capacity was lowered, and still more is taken.
+    pub(crate) fn pay_excess(&self, room: &mut Room<'_, M>) {
+        if self.total.excess() > 0 {
+            room.give_up();
+        }
+    }
+
+    /// Removes pinned entries whose time is over, and their pins with it: the policy does not come by
+    /// those. Whether there were any. Takes O(slots) if there are pinned ones.
+    #[cold]
+    pub(crate) fn expire_pinned(&self) -> bool {
+        if !O::Times::KEPT || self.pinned() == 0 {
+            return false;
+        }
+        let now = self.now();
+        self.remove_where(RemovalCause::Expired, |entry| {
+            entry.is_pinned() && entry.kept.times.is_expired(now)
+        }) > 0
     }
 
     /// Evicts a few entries from every shard that holds more than its share, or else from any.

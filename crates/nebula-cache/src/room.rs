@@ -80,10 +80,10 @@ impl<M: Mode> Total<M> {
         unsigned(self.free.load(Relaxed))
     }
 
-    /// Whether nothing is left.
+    /// What is left; less than nothing where the capacity was lowered beneath what is taken.
     #[inline]
-    pub(crate) fn is_full(&self) -> bool {
-        self.free.load(Relaxed) <= 0
+    pub(crate) fn left(&self) -> isize {
+        self.free.load(Relaxed)
     }
 
     /// How much more is taken than the capacity allows, which was lowered.

@@ -15,7 +15,7 @@ use nebula_cache::{
     LocalBuilder, Lru, PolicyKind, RemovalCause, S3Fifo, SharedBuilder, Sieve, Steady, Tagged,
     Timed, TimedAndIdle, WTinyLfu, WeighedAndCharged, With,
 };
-use nebula_memory_core::{ByteSize, ManualClock, MemoryError, MemoryUsage, Reclaim, Unlimited};
+use nebula_memory_core::{ByteSize, MemoryError, MemoryUsage, Reclaim, Unlimited};
 use nebula_testing::CountingAccount;
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
@@ -158,27 +158,16 @@ fn options_need_entries_that_keep_them() {
     // A computation has its value all the same.
     let computed = plain.try_get_or_compute_with(&1, options.ttl(SECOND), || Ok::<_, ()>(7));
     assert_eq!((computed.unwrap(), plain.contains(&1)), (7, false));
+    // Where it can only be lent from the cache, it is refused.
+    let mut local = ComputeCache::<u8, u8>::new(CacheConfig::default()).unwrap();
+    match local.try_get_or_compute_with(&1, options.ttl(SECOND), || Ok::<_, ()>(7)) {
+        Err(ComputeError::Memory(error)) => assert_eq!(faults(Err::<(), _>(error)), ["options"]),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((local.len(), local.stats().rejected), (0, 1));
     plain.insert_with(1, 2, options.pinned()).unwrap();
     timed.insert_with(1, 2, options.ttl(SECOND)).unwrap();
     assert!(plain.contains(&1) && timed.contains(&1));
-}
-
-#[test]
-fn computed_entries_have_options_too() {
-    let clock = Arc::new(ManualClock::new());
-    let cache = Shared::<u8, u8>::builder(CacheConfig::default())
-        .with_expiry()
-        .with_tags()
-        .with_clock(Arc::clone(&clock) as _)
-        .build()
-        .unwrap();
-    let options = EntryOptions::new().ttl(SECOND).tag("tag");
-    let compute = |key: u8| cache.try_get_or_compute_with(&key, options, || Ok::<_, ()>(1));
-    assert_eq!((compute(1).unwrap(), compute(2).unwrap()), (1, 1));
-    assert_eq!(cache.invalidate_tag("tag"), 2);
-    assert!(compute(3).is_ok() && cache.contains(&3));
-    clock.advance(SECOND);
-    assert!(!cache.contains(&3));
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn reflexive<V: Send + Sync + 'static>(
 type Way = (&'static str, RemovalCause, fn(&Cache, &ManualClock));
 
 /// Every way there is.
-fn ways() -> [Way; 13] {
+fn ways() -> [Way; 16] {
     use RemovalCause::{Capacity as Full, Expired, Reclaimed, Removed, Replaced};
     [
         ("insert into a full cache", Full, |cache, _| {
@@ -57,6 +57,12 @@ fn ways() -> [Way; 13] {
         ("a smaller capacity", Full, |cache, _| {
             (1..9).for_each(|key| _ = cache.insert_with(key, 0, EntryOptions::new().pinned()));
             cache.set_capacity(Capacity::Entries(1)).unwrap();
+        }),
+        ("unpin beyond a smaller capacity", Full, |cache, _| {
+            cache.insert_with(1, 0, EntryOptions::new().pinned()).unwrap();
+            assert!(cache.pin(&0));
+            cache.set_capacity(Capacity::Entries(1)).unwrap();
+            assert!(cache.unpin(&0));
         }),
         ("insert over it", Replaced, |cache, _| _ = cache.insert(0, 1).unwrap()),
         ("update it", Replaced, |cache, _| _ = cache.update(&0, |_| Some(1)).unwrap()),
@@ -74,6 +80,14 @@ fn ways() -> [Way; 13] {
             clock.advance(Duration::from_secs(1));
             assert_eq!(cache.get(&0), None);
         }),
+        ("insert over it too late", Expired, |cache, clock| {
+            clock.advance(Duration::from_secs(1));
+            assert_eq!(cache.insert(0, 1).unwrap(), None);
+        }),
+        ("remove too late", Expired, |cache, clock| {
+            clock.advance(Duration::from_secs(1));
+            assert_eq!(cache.remove(&0), None);
+        }),
         ("maintain", Expired, |cache, clock| {
             clock.advance(Duration::from_secs(1));
             assert_eq!(cache.maintain(usize::MAX), 1);
@@ -88,8 +102,7 @@ fn on_every_path_it_may_use_the_cache_and_sees_the_entry_gone() {
         let seen = Arc::clone(&calls);
         let (cache, clock) = reflexive(move |cache, key, value, cause| {
             // With a lock held, each of these would wait for ever, or panic.
-            let there = cache.peek(&key);
-            assert!(there.is_none() || cause == RemovalCause::Replaced);
+            assert_ne!(cache.peek(&key), Some(*value));
             if key == 0 {
                 seen.lock().unwrap().push((*value, cause));
                 _ = cache.get(&1000);

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use loom::{model::Builder, thread};
-use nebula_cache::{CacheConfig, Capacity, ConcurrentComputeCache, Fifo, Lru, Policy, With};
+use nebula_cache::{
+    CacheConfig, Capacity, ConcurrentComputeCache, EntryOptions, Fifo, Lru, Policy, With,
+};
 use nebula_memory_core::{PressureLevel, Reclaim};
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -146,6 +148,22 @@ fn insertion_against_a_smaller_capacity() {
             assert_whole(&cache, 1);
         });
     }
+}
+
+#[test]
+fn the_end_of_a_pin_against_a_smaller_capacity() {
+    model(2, || {
+        let cache = cache::<Fifo>(2, 2);
+        let pinned = EntryOptions::new().pinned();
+        (0..2).for_each(|key| _ = cache.insert_with(key << 16, key, pinned).unwrap());
+        let unpins = spawn(&cache, |cache| assert!(cache.unpin(&0)));
+        cache.set_capacity(Capacity::Entries(1)).unwrap();
+        unpins.join().unwrap();
+        // Whoever comes second sees to it.
+        assert_eq!((cache.len(), cache.weight(), cache.pinned()), (1, 1, 1));
+        assert!(cache.contains(&(1 << 16)));
+        assert_eq!(cache.validate(), Ok(()));
+    });
 }
 
 #[test]

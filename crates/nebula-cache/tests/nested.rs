@@ -16,7 +16,7 @@ use common::LIMIT;
 use nebula_cache::{
     AnyPolicy, CacheConfig, ConcurrentComputeCache, PartitionedCache, Share, Weighed, With,
 };
-use nebula_memory_core::ByteSize;
+use nebula_memory_core::{ByteSize, PressureLevel, Reclaim};
 
 type Blocks = ConcurrentComputeCache<u64, Vec<u8>, With<AnyPolicy, Weighed>>;
 
@@ -74,6 +74,46 @@ fn a_listener_can_fill_a_cache_that_is_being_cleared_or_gives_back() {
             assert_eq!(cache.validate(), Ok(()));
         });
     }
+}
+
+#[test]
+fn giving_back_ends_though_a_listener_puts_everything_back() {
+    ends(|| {
+        for shards in [1, 4] {
+            let own: Arc<OnceLock<Weak<Blocks>>> = Arc::default();
+            let its = own.clone();
+            let config = CacheConfig::builder().entries(100).shards(shards).build().unwrap();
+            let cache = ConcurrentComputeCache::builder(config)
+                .with_weigher(|_, block: &Vec<u8>| block.capacity())
+                .with_listener(move |key: &u64, block, _| {
+                    let cache = its.get().and_then(Weak::upgrade);
+                    _ = cache.map(|cache| cache.insert(*key, block.clone()));
+                })
+                .build()
+                .unwrap();
+            let cache = Arc::new(cache);
+            own.set(Arc::downgrade(&cache)).unwrap();
+            (0..100).for_each(|key| _ = cache.insert(key, vec![0; 10]).unwrap());
+            let calls: [fn(&Blocks); 4] = [
+                |cache| _ = cache.evict(usize::MAX),
+                Blocks::clear,
+                |cache| cache.retain(|_, _| false),
+                |cache| {
+                    cache.reclaim(usize::MAX, PressureLevel::Critical);
+                    cache.maintain(0);
+                },
+            ];
+            for call in calls {
+                let before = cache.stats();
+                call(&cache);
+                // Each of them left, and is there again.
+                let stats = cache.stats();
+                let left = stats.evictions() + stats.removed - before.evictions() - before.removed;
+                assert_eq!((left, cache.len()), (100, 100), "on {shards} shards");
+                assert_eq!(cache.validate(), Ok(()));
+            }
+        }
+    });
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::SameHashes;
+use common::{KINDS, SameHashes};
 use nebula_cache::{
     AnyPolicy, CacheConfig, Capacity, ComputeCache, ConcurrentComputeCache, EntryOptions,
     PolicyKind, Tagged, Timed, WeighedAndCharged, With,
@@ -168,6 +168,13 @@ macro_rules! life {
                     });
                     let _ = catch(|| drop(cache.remove(&key(i / 3))));
                     let _ = catch(|| update!($ref, cache, key(40 + i % 2), value()));
+                    if i % 8 == 5 {
+                        let smaller = Capacity::Bytes(ByteSize::new(empty + 5000));
+                        let _ = catch(|| cache.pin(&key(i % 14)));
+                        let _ = catch(|| cache.set_capacity(smaller));
+                        let _ = catch(|| cache.unpin(&key(i % 14)));
+                        let _ = catch(|| cache.set_capacity(capacity));
+                    }
                     if i % 8 == 7 {
                         let _ = catch(|| {
                             cache.retain(|key, _| {
@@ -235,6 +242,47 @@ macro_rules! update {
 
 life!(shared_life, ConcurrentComputeCache, shared);
 life!(local_life, ComputeCache, local);
+
+/// Makes the cache smaller with a listener that panics meanwhile; then something is inserted.
+macro_rules! shrink {
+    ($cache:ident, $large:expr, $small:expr) => {{
+        let (probes, account) = (DropCounter::new(), CountingAccount::new());
+        let clock = std::sync::Arc::new(ManualClock::new());
+        for kind in KINDS {
+            ARMED.set(None);
+            let config = CacheConfig::builder().capacity($large).shards(2).policy(kind);
+            #[allow(unused_mut, reason = "one of the two needs it")]
+            let mut cache = build!($cache, config.build().unwrap(), account, clock);
+            let key = |key| Key(key, probes.probe(key));
+            for at in 0..100 {
+                drop(cache.insert(key(at), Value(200, probes.probe(at))).unwrap());
+            }
+            ARMED.set(Some((Site::Listener, 3)));
+            assert!(catch(|| cache.set_capacity($small)).is_err());
+            assert_eq!(cache.capacity(), $small);
+            let small = match $small {
+                Capacity::Entries(entries) => entries,
+                Capacity::Bytes(bytes) => bytes.get(),
+            };
+            assert!(cache.weight() > small, "{kind:?}");
+            drop(cache.insert(key(1000), Value(200, probes.probe(1000))).unwrap());
+            assert!(cache.weight() <= small, "{kind:?}: {} of {small}", cache.weight());
+            assert!(cache.contains(&key(1000)));
+            assert_eq!(cache.validate(), Ok(()));
+            account.assert_balance(cache.charged());
+        }
+        probes.assert_all_dropped();
+    }};
+}
+
+#[test]
+fn after_a_panic_the_next_insertion_brings_a_cache_to_its_capacity() {
+    let bytes = |kib| Capacity::Bytes(ByteSize::kib(kib));
+    shrink!(ConcurrentComputeCache, Capacity::Entries(100), Capacity::Entries(10));
+    shrink!(ComputeCache, Capacity::Entries(100), Capacity::Entries(10));
+    shrink!(ConcurrentComputeCache, bytes(200), bytes(30));
+    shrink!(ComputeCache, bytes(200), bytes(20));
+}
 
 fn panic_at_every(site: Site) {
     let lives: [fn(Site, usize, PolicyKind) -> bool; 2] = [shared_life, local_life];

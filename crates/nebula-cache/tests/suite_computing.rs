@@ -17,6 +17,7 @@ for_every_face!(
     a_refused_update_hands_the_value_back,
     a_value_is_computed_if_it_is_missing,
     a_failed_computation_leaves_nothing_and_the_next_one_runs,
+    computed_entries_have_options_too,
     a_computed_value_that_is_refused_is_counted,
     computations_are_timed_if_that_is_asked_for,
     usage_and_display_tell_what_there_is,
@@ -130,6 +131,30 @@ fn a_failed_computation_leaves_nothing_and_the_next_one_runs<F: Face>() {
     let stats = cache.stats();
     assert_eq!((stats.computes, stats.failures), (4, 2));
     cache.assert_whole(&spec);
+}
+
+fn computed_entries_have_options_too<F: Face>() {
+    for kind in KINDS {
+        let spec = Spec::entries(10).policy(kind);
+        let mut cache = F::build(&spec).unwrap();
+        let options = EntryOptions::new().ttl(SECOND).tag(7_u64).pinned();
+        let made = |tag| move || Ok::<_, ()>(value(tag, 1));
+        assert!(cache.try_compute_with(1, options, || Err("no")).is_err());
+        assert_eq!((cache.len(), cache.pinned()), (0, 0));
+        assert_eq!(cache.try_compute_with(1, options, made(1)).unwrap(), value(1, 1));
+        // Of an entry that is there they change nothing.
+        let more = options.ttl(SECOND * 9);
+        assert_eq!(cache.try_compute_with(1, more, made(2)).unwrap(), value(1, 1));
+        cache.try_compute_with(2, options, made(3)).unwrap();
+        assert_eq!(cache.pinned(), 2);
+        spec.clock.advance(SECOND);
+        assert!(!cache.contains(1) && !cache.contains(2));
+        cache.try_compute_with(1, options, made(4)).unwrap();
+        assert_eq!((cache.invalidate_tag(7), cache.contains(1)), (2, false));
+        let stats = cache.stats();
+        assert_eq!((stats.computes, stats.failures, stats.rejected), (4, 1, 0));
+        cache.assert_whole(&spec);
+    }
 }
 
 fn a_computed_value_that_is_refused_is_counted<F: Face>() {

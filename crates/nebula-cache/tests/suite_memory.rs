@@ -3,9 +3,11 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{
     KINDS,
-    faces::{Face, Spec, for_every_face, value},
+    faces::{Face, Log, Spec, for_every_face, value},
 };
 use nebula_cache::{
     CacheConfig, Capacity, ComputeCache, ConcurrentComputeCache, EntryOptions, RemovalCause,
@@ -15,6 +17,9 @@ use nebula_memory_core::{ByteSize, MemoryError, PressureLevel};
 for_every_face!(
     the_capacity_changes_at_run_time,
     a_capacity_in_bytes_changes_at_run_time,
+    what_is_unpinned_beyond_the_capacity_leaves_at_once,
+    what_expires_beyond_the_capacity_makes_no_room_for_its_successor,
+    a_pin_holds_no_room_for_longer_than_its_entry_lives,
     a_capacity_keeps_its_unit_and_is_not_zero,
     the_coldest_entries_are_given_back_first,
     what_is_said_to_be_given_back_is_credited,
@@ -24,6 +29,8 @@ for_every_face!(
     the_account_may_refuse,
     an_account_without_room_makes_the_cache_replace_its_own_entries,
 );
+
+const SECOND: Duration = Duration::from_secs(1);
 
 fn the_capacity_changes_at_run_time<F: Face>() {
     for kind in KINDS {
@@ -73,6 +80,95 @@ fn a_capacity_in_bytes_changes_at_run_time<F: Face>() {
             cache.assert_whole(&spec);
         }
         assert!(cache.weight() > large.get());
+    }
+}
+
+/// Caches, in entries and in bytes, with ten pinned entries of 500 bytes that live for a second, and
+/// a capacity that three of them fit into.
+fn overfull<F: Face>() -> impl Iterator<Item = (F, Spec, Log, Capacity)> {
+    let cases = KINDS.into_iter().flat_map(|kind| [(kind, false), (kind, true)]);
+    cases.map(|(kind, in_bytes)| {
+        let spec = if in_bytes {
+            Spec::sharded_bytes::<F>(100_000, 2)
+        } else {
+            Spec::entries(10).shards(2)
+        };
+        let (spec, log) = spec.policy(kind).ttl(SECOND).logged();
+        let mut cache = F::build(&spec).unwrap();
+        let pinned = EntryOptions::new().pinned();
+        (0..10).for_each(|key| _ = cache.insert_with(key, value(1, 500), pinned).unwrap());
+        let capacity = match cache.room() {
+            Capacity::Entries(_) => Capacity::Entries(3),
+            Capacity::Bytes(_) => Capacity::Bytes(ByteSize::new(cache.weight() - 7 * 500)),
+        };
+        cache.set_capacity(capacity).unwrap();
+        assert_eq!((cache.len(), log.take().len()), (10, 0), "what is pinned stays");
+        (cache, spec, log, capacity)
+    })
+}
+
+/// The number in a capacity.
+fn amount(capacity: Capacity) -> usize {
+    match capacity {
+        Capacity::Entries(entries) => entries,
+        Capacity::Bytes(bytes) => bytes.get(),
+    }
+}
+
+fn what_is_unpinned_beyond_the_capacity_leaves_at_once<F: Face>() {
+    for (mut cache, spec, log, capacity) in overfull::<F>() {
+        for key in 0..10 {
+            let before = cache.weight();
+            assert!(cache.unpin(key));
+            // There is nothing else that could leave.
+            let stays = before <= amount(capacity);
+            assert_eq!(cache.contains(key), stays, "{capacity}, {key}");
+            let shown = log.take();
+            assert_eq!(shown.len(), usize::from(!stays));
+            assert!(shown.iter().all(|shown| shown.2 == RemovalCause::Capacity));
+            assert_eq!(cache.weight() < before, !stays);
+            cache.assert_whole(&spec);
+        }
+        assert_eq!((cache.len(), cache.pinned()), (3, 0), "{capacity}");
+        assert!(cache.weight() <= amount(capacity));
+    }
+}
+
+fn what_expires_beyond_the_capacity_makes_no_room_for_its_successor<F: Face>() {
+    for (mut cache, spec, log, capacity) in overfull::<F>() {
+        // While it lives, its room is that of its next value.
+        assert_eq!(cache.insert(0, value(2, 500)).unwrap(), Some(value(1, 500)));
+        assert_eq!((cache.len(), cache.pinned(), log.take().len()), (10, 10, 1));
+        (1..9).for_each(|key| _ = cache.insert(key, value(2, 500)).unwrap());
+        log.take();
+        spec.clock.advance(SECOND);
+        (0..8).for_each(|key| drop(cache.insert(key, value(3, 500))));
+        let shown = log.take();
+        let expired = shown.iter().filter(|shown| shown.2 == RemovalCause::Expired);
+        assert!(expired.count() >= 7, "{capacity}");
+        assert!(cache.weight() <= amount(capacity), "{capacity}: {}", cache.weight());
+        cache.assert_whole(&spec);
+    }
+}
+
+fn a_pin_holds_no_room_for_longer_than_its_entry_lives<F: Face>() {
+    for (mut cache, spec, log, capacity) in overfull::<F>() {
+        let refused = cache.insert(100, value(2, 500)).unwrap_err();
+        assert_eq!(refused.into_value(), (100, value(2, 500)));
+        spec.clock.advance(SECOND);
+        // Nobody has asked for those whose time is over, but they are not in the way.
+        cache.insert(100, value(2, 500)).unwrap();
+        assert!(cache.contains(100) && cache.pinned() < 10, "{capacity}");
+        assert!(log.take().iter().all(|shown| shown.2 == RemovalCause::Expired));
+        assert!(cache.weight() <= amount(capacity));
+        cache.assert_whole(&spec);
+    }
+    for (mut cache, spec, log, capacity) in overfull::<F>() {
+        spec.clock.advance(SECOND);
+        cache.set_capacity(capacity).unwrap();
+        assert!(cache.weight() <= amount(capacity), "{capacity}");
+        assert!(log.take().iter().all(|shown| shown.2 == RemovalCause::Expired));
+        cache.assert_whole(&spec);
     }
 }
 

@@ -173,6 +173,7 @@ fn the_capacity_changes_under_load() {
             };
             watched(4, work, || assert!(cache.weight() <= most.load(SeqCst)));
             assert_eq!(rounds.load(SeqCst), 40);
+            assert!(cache.weight() <= 50, "{kind:?}: {} of 50", cache.weight());
             cache.validate().unwrap();
             cache.set_capacity(Capacity::Entries(50)).unwrap();
             assert!(cache.len() <= 50);
@@ -258,6 +259,25 @@ fn no_insertion_of_another_key_is_lost() {
         assert_eq!(cache.len(), 4000);
         assert!((0..4000).all(|key| cache.contains(&key)));
         cache.validate().unwrap();
+    });
+}
+
+#[test]
+fn hits_and_misses_of_many_threads_are_all_counted() {
+    watchdog(LIMIT, || {
+        for kind in KINDS {
+            let mut config = entries(100, 4);
+            config.policy = Some(kind);
+            let cache = ConcurrentComputeCache::<u64, u64>::new(config).unwrap();
+            cache.insert(1, 1).unwrap();
+            let work = |thread| {
+                for _ in 0..500 {
+                    assert_eq!((cache.get(&1), cache.get(&(1000 + thread))), (Some(1), None));
+                }
+            };
+            watched(4, work, || assert!(cache.stats().hits <= 2000));
+            assert_eq!((cache.stats().hits, cache.stats().misses), (2000, 2000), "{kind:?}");
+        }
     });
 }
 

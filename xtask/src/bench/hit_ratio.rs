@@ -25,6 +25,9 @@ const GAP: f64 = 0.5;
 /// Fewer points below LRU than this are not worth mentioning.
 const DEFICIT: f64 = 0.5;
 
+/// How many points ours may be off what was published of the same trace, policy and capacity.
+const NEAR: f64 = 0.2;
+
 /// A cache on a trace with a capacity: a line of the table.
 #[derive(Debug, PartialEq, Serialize)]
 struct Row {
@@ -65,6 +68,24 @@ struct Summary {
     worst_at: String,
 }
 
+/// What was published, and what ours did.
+#[derive(Debug, PartialEq, Serialize)]
+struct Published {
+    area: &'static str,
+    trace: String,
+    entries: usize,
+    contender: String,
+    /// In percent, as `hit_ratio`.
+    expected: f64,
+    hit_ratio: f64,
+}
+
+impl Published {
+    fn is_near(&self) -> bool {
+        (self.hit_ratio - self.expected).abs() <= NEAR
+    }
+}
+
 /// Counts hits and prints them; traces of `folder` as well, and only those with `text` in their
 /// names.
 pub(super) fn run(
@@ -93,7 +114,66 @@ pub(super) fn run(
             println!("{}\n\n{}\n", table(rows), summary_table(&summaries));
         }
     }
-    Ok(())
+    match folder {
+        Some(folder) => compare_with_published(programs, folder, text, json),
+        None => Ok(()),
+    }
+}
+
+/// Has ours do again what others have published of those traces; an error if it is not that.
+fn compare_with_published(
+    programs: &Programs,
+    folder: &Path,
+    text: &str,
+    json: bool,
+) -> Result<()> {
+    let cmd = Cmd::new(&programs.hit_ratio).args(["published", text]).arg(folder);
+    let all = published(&cmd.shown().output()?)?;
+    if json {
+        for one in &all {
+            println!("{}", json_line(one));
+        }
+    } else if !all.is_empty() {
+        println!("{}\n", published_table(&all));
+    }
+    match all.iter().find(|one| !one.is_near()) {
+        None => Ok(()),
+        Some(Published { trace, entries, contender, expected, hit_ratio, .. }) => Err(format!(
+            "{contender} on {trace}, {entries} entries: {hit_ratio:.2} percent of hits, where \
+             {expected:.2} were published"
+        )
+        .into()),
+    }
+}
+
+/// Reads the program's lines, which end with what was published.
+fn published(text: &str) -> Result<Vec<Published>> {
+    let mut all = Vec::new();
+    for line in text.lines() {
+        let (outcome, percent) = line.rsplit_once('\t').unwrap_or_default();
+        let expected: f64 = percent.parse().map_err(|e| format!("{line:?}: {e}"))?;
+        for row in rows(outcome)? {
+            for (contender, hit_ratio) in row.hit_ratio {
+                let (trace, entries) = (row.trace.clone(), row.entries);
+                all.push(Published { area: NAME, trace, entries, contender, expected, hit_ratio });
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn published_table(all: &[Published]) -> Table {
+    let mut table = empty_table();
+    table.set_header(["policy, trace, entries", "ours", "published", "difference"]);
+    for one in all {
+        table.add_row([
+            format!("{}, {}, {}", one.contender, one.trace, one.entries),
+            format!("{:.2}", one.hit_ratio),
+            format!("{:.2}", one.expected),
+            format!("{:+.2}", one.hit_ratio - one.expected),
+        ]);
+    }
+    aligned(table)
 }
 
 pub(super) fn json_line(line: &impl Serialize) -> String {
@@ -260,6 +340,19 @@ mod tests {
             json_line(&summaries(&rows[1..2])[0]),
             r#"{"area":"hit-ratio","source":"generated","contender":"OPT","mean":20.25,"gap_closed":null,"deficits":0.0,"worst_against_lru":0.25,"worst_at":"zipf, 10"}"#
         );
+    }
+
+    #[test]
+    fn what_is_off_what_was_published_is_told() {
+        let text = "published\tdb\t1000\t90\t10\tLru\t328\t32.83\n\
+                    published\tdb\t1000\t90\t20\tLru\t421\t42.47\n";
+        let all = published(text).unwrap();
+        assert_eq!(all.iter().map(Published::is_near).collect::<Vec<bool>>(), [true, false]);
+        assert_eq!((all[1].trace.as_str(), all[1].entries), ("db", 20));
+        let table = published_table(&all).to_string();
+        assert!(table.contains("Lru, db, 20") && table.contains("-0.37"), "{table}");
+        assert!(published("published\tdb\t1000\t90\t10\tLru\t328\tmany\n").is_err());
+        assert!(published("32.83\n").is_err());
     }
 
     #[test]

@@ -159,6 +159,12 @@ pub(crate) trait Face: MemoryUsage + Debug + Sized {
         key: u64,
         compute: impl FnOnce() -> Result<Value, E>,
     ) -> Result<Value, ComputeError<E>>;
+    fn try_compute_with<E: Send + Sync + 'static>(
+        &mut self,
+        key: u64,
+        options: EntryOptions,
+        compute: impl FnOnce() -> Result<Value, E>,
+    ) -> Result<Value, ComputeError<E>>;
     fn pin(&mut self, key: u64) -> bool;
     fn unpin(&mut self, key: u64) -> bool;
     fn retain(&mut self, keep: impl FnMut(&u64, &Value) -> bool);
@@ -334,6 +340,15 @@ face!(ConcurrentComputeCache, build, ConcurrentComputeCache, {
         self.try_get_or_compute(&key, compute)
     }
 
+    fn try_compute_with<E: Send + Sync + 'static>(
+        &mut self,
+        key: u64,
+        options: EntryOptions,
+        compute: impl FnOnce() -> Result<Value, E>,
+    ) -> Result<Value, ComputeError<E>> {
+        self.try_get_or_compute_with(&key, options, compute)
+    }
+
     fn entries(&mut self) -> Vec<(u64, Value)> {
         self.iter().collect()
     }
@@ -342,6 +357,18 @@ face!(ConcurrentComputeCache, build, ConcurrentComputeCache, {
         self.reclaim(bytes, urgency)
     }
 });
+
+/// An error that nobody shares.
+fn own<E>(error: ComputeError<Arc<E>>) -> ComputeError<E> {
+    match error {
+        ComputeError::Compute(error) => match Arc::into_inner(error) {
+            Some(error) => ComputeError::Compute(error),
+            None => unreachable!("nobody else waited"),
+        },
+        ComputeError::Memory(error) => ComputeError::Memory(error),
+        _ => unreachable!("there are no others"),
+    }
+}
 
 face!(AsyncCache, build_async, ConcurrentComputeCache, {
     const RETURNS_REFUSED: bool = true;
@@ -372,15 +399,17 @@ face!(AsyncCache, build_async, ConcurrentComputeCache, {
         key: u64,
         compute: impl FnOnce() -> Result<Value, E>,
     ) -> Result<Value, ComputeError<E>> {
-        let computed = block_on(self.try_get_or_compute(&key, async { compute() }));
-        computed.map_err(|error| match error {
-            ComputeError::Compute(error) => match Arc::into_inner(error) {
-                Some(error) => ComputeError::Compute(error),
-                None => unreachable!("nobody else waited"),
-            },
-            ComputeError::Memory(error) => ComputeError::Memory(error),
-            _ => unreachable!("there are no others"),
-        })
+        block_on(self.try_get_or_compute(&key, async { compute() })).map_err(own)
+    }
+
+    fn try_compute_with<E: Send + Sync + 'static>(
+        &mut self,
+        key: u64,
+        options: EntryOptions,
+        compute: impl FnOnce() -> Result<Value, E>,
+    ) -> Result<Value, ComputeError<E>> {
+        let computed = self.try_get_or_compute_with(&key, options, async { compute() });
+        block_on(computed).map_err(own)
     }
 
     fn entries(&mut self) -> Vec<(u64, Value)> {
@@ -422,6 +451,15 @@ face!(ComputeCache, build, ComputeCache, {
         compute: impl FnOnce() -> Result<Value, E>,
     ) -> Result<Value, ComputeError<E>> {
         self.try_get_or_compute(&key, compute).cloned()
+    }
+
+    fn try_compute_with<E: Send + Sync + 'static>(
+        &mut self,
+        key: u64,
+        options: EntryOptions,
+        compute: impl FnOnce() -> Result<Value, E>,
+    ) -> Result<Value, ComputeError<E>> {
+        self.try_get_or_compute_with(&key, options, compute).cloned()
     }
 
     fn entries(&mut self) -> Vec<(u64, Value)> {

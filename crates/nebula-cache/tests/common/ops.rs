@@ -544,10 +544,15 @@ impl<F: Face> Test<F> {
             Capacity::Entries(entries) => {
                 assert_eq!(weight, len);
                 assert!(weight <= entries.max(self.weight), "{weight} of {entries} entries");
+                assert!(weight <= entries || len == self.cache.pinned(), "{weight} of {entries}");
             }
             Capacity::Bytes(bytes) => {
                 // Pinned entries may be more than a capacity that was made smaller.
                 assert!(weight <= bytes.get().max(self.weight), "{weight} of {bytes}");
+                let evictable = |known: &&Known| known.is_live(now) && !known.pinned;
+                let mut evictable = self.map.values().filter(evictable);
+                // In slots that there are, beside pinned ones, there is room for what owns nothing.
+                assert!(weight <= bytes.get() || evictable.all(|known| known.value.is_empty()));
                 let owned: usize = self.cache.entries().iter().map(|(_, value)| value.len()).sum();
                 let charged_too = (self.spec.charge)(&0, &value(0, 1)) == 1;
                 if charged_too {
