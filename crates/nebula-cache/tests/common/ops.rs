@@ -210,11 +210,11 @@ fn op(bytes: &mut Bytes<'_>, keys: u64) -> Op {
 
 impl Made {
     /// Returns `fresh`, or panics.
-    fn user_code(self, fresh: &Option<Value>) -> Option<Value> {
+    fn user_code(self, fresh: Option<&Value>) -> Option<Value> {
         if self == Self::Panic {
             resume_unwind(Box::new(InjectedPanic));
         }
-        fresh.clone()
+        fresh.cloned()
     }
 }
 
@@ -398,7 +398,7 @@ impl<F: Face> Test<F> {
     }
 
     /// The options of an entry that is computed.
-    fn options_of(&self, way: &Way) -> Options {
+    fn options_of(way: &Way) -> Options {
         match way {
             Way::With(options) if F::TAKES_OPTIONS => options.clone(),
             _ => Options::default(),
@@ -468,11 +468,11 @@ impl<F: Face> Test<F> {
             }
             Op::Compute(key, made, ref way) => {
                 let before = self.live(key);
-                let (fresh, options) = (self.fresh_of(made), self.options_of(way));
+                let (fresh, options) = (self.fresh_of(made), Self::options_of(way));
                 let (real, inserts) = (options.real(self.tick), self.cache.stats().inserts);
                 let cache = &mut self.cache;
                 let computed = catch(|| {
-                    let compute = || made.user_code(&fresh);
+                    let compute = || made.user_code(fresh.as_ref());
                     match way {
                         Way::Surely if made != Made::Nothing => {
                             cache.compute(key, || compute().unwrap()).map_err(ComputeError::from)
@@ -506,7 +506,7 @@ impl<F: Face> Test<F> {
                 let updated = catch(|| {
                     cache.update(key, |value| {
                         assert_eq!(value, before);
-                        made.user_code(&fresh)
+                        made.user_code(fresh.as_ref())
                     })
                 });
                 match (updated, fresh) {
