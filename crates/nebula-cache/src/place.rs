@@ -35,6 +35,10 @@ const STEPS: usize = 10_000;
 /// moment only.
 const PASSES: usize = 1000;
 
+/// The same for passes one after the other in which nobody seemed to hold such room. (The figures are
+/// not of one moment, so that it is more than one.)
+const LONE_PASSES: usize = 8;
+
 /// The token of an entry and the value that it took the place of, or the entry handed back.
 pub(crate) type Placed<K, V> = Result<(u32, Option<V>), Refused<(K, V)>>;
 
@@ -700,7 +704,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     ) -> Result<(), MemoryError> {
         let now = self.now();
         let (before, after) = self.shards.split_at(self.shard_index(hash) + 1);
-        let mut vain = 0;
+        let (mut vain, mut lone) = (0, 0);
         if !room.cover(weight) {
             self.borrow(weight.saturating_sub(room.held()), weight > self.granted_most());
         }
@@ -735,7 +739,9 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 if vain == 1 && self.expire_pinned() {
                     continue;
                 }
-                if is_reclaiming() || self.is_inside() || (vain > PASSES && self.pinned() > 0) {
+                lone = if self.is_room_on_its_way() { 0 } else { lone + 1 };
+                let has_waited = vain > PASSES || lone > LONE_PASSES;
+                if is_reclaiming() || self.is_inside() || (has_waited && self.pinned() > 0) {
                     // What it would wait for may be waiting for this reclaim, or be held by this very
                     // thread for an entry within whose eviction this one is placed, or never come.
                     break;
@@ -744,6 +750,12 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             }
         }
         Err(too_large(weight, self.total.free()))
+    }
+
+    /// Whether somebody holds room for what is not placed yet, or has not given it back yet.
+    fn is_room_on_its_way(&self) -> bool {
+        let held = self.shards.iter().map(|shard| shard.gauges().held());
+        self.total.taken() > held.fold(self.fixed_room(), usize::saturating_add)
     }
 
     /// Takes up to `most` out of the capacity, evicting as much as that takes; returns how much it

@@ -10,24 +10,25 @@ use std::{
 
 use nebula_cache::{
     AnyPolicy, AsyncCache, CacheConfig, CacheConfigBuilder, CacheStats, Capacity, ComputeCache,
-    ComputeError, ConcurrentComputeCache, EntryOptions, Policy, PolicyKind, RemovalCause, Tagged,
-    TimedAndIdle, WeighedAndCharged, With,
+    ComputeError, ConcurrentComputeCache, EntryOptions, Policy, PolicyKind, RemovalCause,
+    Scheduled, ScheduledCache, Tagged, TimedAndIdle, WeighedAndCharged, With,
 };
 use nebula_memory_core::{
     ByteSize, ManualClock, MemoryError, MemoryUsage, PressureLevel, Reclaim, Refused,
 };
 use nebula_testing::{CountingAccount, RefusingAccount};
 
-use super::tasks::block_on;
+use super::{hashes::Hashes, tasks::block_on};
 
 /// What the suite's caches are charged to.
 pub(crate) type Purse = RefusingAccount<CountingAccount>;
 
 /// Everything that a cache can have.
-pub(crate) type Full<P> = With<P, WeighedAndCharged, TimedAndIdle, Tagged, Purse>;
+pub(crate) type Full<P, T = TimedAndIdle> = With<P, WeighedAndCharged, T, Tagged, Purse, Hashes>;
 
 pub(crate) type Concurrent<P = AnyPolicy> = ConcurrentComputeCache<u64, Value, Full<P>>;
 pub(crate) type Async<P = AnyPolicy> = AsyncCache<u64, Value, Full<P>>;
+pub(crate) type Timer<P = AnyPolicy> = ScheduledCache<u64, Value, Full<P, Scheduled<TimedAndIdle>>>;
 pub(crate) type Local<P = AnyPolicy> = ComputeCache<u64, Value, Full<P>>;
 
 /// Owns as many bytes on the heap as it has, and its clones too.
@@ -64,6 +65,7 @@ pub(crate) struct Spec {
     pub(crate) account: Purse,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) log: Option<Log>,
+    pub(crate) hashes: Hashes,
     pub(crate) weigh: fn(&u64, &Value) -> usize,
     pub(crate) charge: fn(&u64, &Value) -> usize,
 }
@@ -76,6 +78,7 @@ impl Spec {
             account: Purse::default(),
             clock: Arc::default(),
             log: None,
+            hashes: Hashes::default(),
             weigh: owned,
             charge: owned,
         }
@@ -173,6 +176,10 @@ pub(crate) trait Face: MemoryUsage + Debug + Sized {
     fn set_capacity(&mut self, capacity: Capacity) -> Result<(), MemoryError>;
     fn evict(&mut self, bytes: usize) -> usize;
     fn maintain(&mut self, slots: usize) -> usize;
+    /// Removes what is due, if the cache knows what is; whether it does, and may have more.
+    fn run_due(&mut self) -> bool {
+        false
+    }
     fn invalidate_tag(&mut self, tag: u64) -> usize;
     /// Asks for memory as a registry does.
     fn ask_back(&mut self, bytes: usize, urgency: PressureLevel) -> usize;
@@ -195,14 +202,15 @@ pub(crate) trait Face: MemoryUsage + Debug + Sized {
 }
 
 macro_rules! face {
-    // `$cache` is built by `$build`, and its methods are those of `$of`.
-    ($cache:ident, $build:ident, $of:ident, { $($particular:tt)* }) => {
-        impl<P: Policy> Face for $cache<u64, Value, Full<P>> {
+    // `$cache` is built by `$build`, keeps `$times`, and its methods are those of `$of`.
+    ($cache:ident, [$($build:tt)+], $times:ty, $of:ident, { $($particular:tt)* }) => {
+        impl<P: Policy> Face for $cache<u64, Value, Full<P, $times>> {
             fn build(spec: &Spec) -> Result<Self, MemoryError> {
-                let builder = $cache::builder(spec.config.clone())
+                let builder = $of::builder(spec.config.clone())
                     .with_policy::<P>()
                     .with_idle_expiry()
                     .with_tags()
+                    .with_hasher(spec.hashes)
                     .with_account(spec.account.clone())
                     .with_clock(Arc::clone(&spec.clock) as _)
                     .with_weigher(spec.weigh)
@@ -212,9 +220,9 @@ macro_rules! face {
                         let note = move |key: &u64, value: &Value, cause| {
                             log.note(*key, value, cause);
                         };
-                        builder.with_listener(note).$build()
+                        builder.with_listener(note).$($build)+
                     }
-                    None => builder.$build(),
+                    None => builder.$($build)+,
                 }
             }
 
@@ -308,69 +316,84 @@ macro_rules! face {
     };
 }
 
-face!(ConcurrentComputeCache, build, ConcurrentComputeCache, {
-    const RETURNS_REFUSED: bool = true;
+/// A cache whose callers block.
+macro_rules! blocking_face {
+    ($cache:ident, [$($build:tt)+], $times:ty, { $($particular:tt)* }) => {
+        face!($cache, [$($build)+], $times, ConcurrentComputeCache, {
+            const RETURNS_REFUSED: bool = true;
 
-    fn get(&mut self, key: u64) -> Option<Value> {
-        ConcurrentComputeCache::get(self, &key)
-    }
+            fn get(&mut self, key: u64) -> Option<Value> {
+                $cache::get(self, &key)
+            }
 
-    fn peek(&mut self, key: u64) -> Option<Value> {
-        ConcurrentComputeCache::peek(self, &key)
-    }
+            fn peek(&mut self, key: u64) -> Option<Value> {
+                ConcurrentComputeCache::peek(self, &key)
+            }
 
-    fn update(
-        &mut self,
-        key: u64,
-        change: impl FnOnce(Option<Value>) -> Option<Value>,
-    ) -> Result<(), Refused<Value>> {
-        let changed = ConcurrentComputeCache::update(self, &key, change);
-        changed.map(drop).map_err(|refused| refused.map(Option::unwrap))
-    }
+            fn update(
+                &mut self,
+                key: u64,
+                change: impl FnOnce(Option<Value>) -> Option<Value>,
+            ) -> Result<(), Refused<Value>> {
+                let changed = ConcurrentComputeCache::update(self, &key, change);
+                changed.map(drop).map_err(|refused| refused.map(Option::unwrap))
+            }
 
-    fn compute(&mut self, key: u64, compute: impl FnOnce() -> Value) -> Result<Value, MemoryError> {
-        self.get_or_compute(&key, compute)
-    }
+            fn compute(&mut self, key: u64, compute: impl FnOnce() -> Value) -> Result<Value, MemoryError> {
+                self.get_or_compute(&key, compute)
+            }
 
-    fn try_compute<E: Send + Sync + 'static>(
-        &mut self,
-        key: u64,
-        compute: impl FnOnce() -> Result<Value, E>,
-    ) -> Result<Value, ComputeError<E>> {
-        self.try_get_or_compute(&key, compute)
-    }
+            fn try_compute<E: Send + Sync + 'static>(
+                &mut self,
+                key: u64,
+                compute: impl FnOnce() -> Result<Value, E>,
+            ) -> Result<Value, ComputeError<E>> {
+                self.try_get_or_compute(&key, compute)
+            }
 
-    fn try_compute_with<E: Send + Sync + 'static>(
-        &mut self,
-        key: u64,
-        options: EntryOptions,
-        compute: impl FnOnce() -> Result<Value, E>,
-    ) -> Result<Value, ComputeError<E>> {
-        self.try_get_or_compute_with(&key, options, compute)
-    }
+            fn try_compute_with<E: Send + Sync + 'static>(
+                &mut self,
+                key: u64,
+                options: EntryOptions,
+                compute: impl FnOnce() -> Result<Value, E>,
+            ) -> Result<Value, ComputeError<E>> {
+                self.try_get_or_compute_with(&key, options, compute)
+            }
 
-    fn entries(&mut self) -> Vec<(u64, Value)> {
-        self.iter().collect()
-    }
+            fn entries(&mut self) -> Vec<(u64, Value)> {
+                self.iter().collect()
+            }
 
-    fn ask_back(&mut self, bytes: usize, urgency: PressureLevel) -> usize {
-        self.reclaim(bytes, urgency)
+            fn ask_back(&mut self, bytes: usize, urgency: PressureLevel) -> usize {
+                self.reclaim(bytes, urgency)
+            }
+
+            $($particular)*
+        });
+    };
+}
+
+blocking_face!(ConcurrentComputeCache, [build()], TimedAndIdle, {});
+
+blocking_face!(ScheduledCache, [scheduled().build_without_thread()], Scheduled<TimedAndIdle>, {
+    fn run_due(&mut self) -> bool {
+        ScheduledCache::run_due(self)
     }
 });
 
-/// An error that nobody shares.
-fn own<E>(error: ComputeError<Arc<E>>) -> ComputeError<E> {
-    match error {
+/// The error of a computation for which nobody else waited.
+fn unshared<E>(computed: Result<Value, ComputeError<Arc<E>>>) -> Result<Value, ComputeError<E>> {
+    computed.map_err(|error| match error {
         ComputeError::Compute(error) => match Arc::into_inner(error) {
             Some(error) => ComputeError::Compute(error),
             None => unreachable!("nobody else waited"),
         },
         ComputeError::Memory(error) => ComputeError::Memory(error),
         _ => unreachable!("there are no others"),
-    }
+    })
 }
 
-face!(AsyncCache, build_async, ConcurrentComputeCache, {
+face!(AsyncCache, [build_async()], TimedAndIdle, ConcurrentComputeCache, {
     const RETURNS_REFUSED: bool = true;
 
     fn get(&mut self, key: u64) -> Option<Value> {
@@ -399,7 +422,7 @@ face!(AsyncCache, build_async, ConcurrentComputeCache, {
         key: u64,
         compute: impl FnOnce() -> Result<Value, E>,
     ) -> Result<Value, ComputeError<E>> {
-        block_on(self.try_get_or_compute(&key, async { compute() })).map_err(own)
+        unshared(block_on(self.try_get_or_compute(&key, async { compute() })))
     }
 
     fn try_compute_with<E: Send + Sync + 'static>(
@@ -408,8 +431,7 @@ face!(AsyncCache, build_async, ConcurrentComputeCache, {
         options: EntryOptions,
         compute: impl FnOnce() -> Result<Value, E>,
     ) -> Result<Value, ComputeError<E>> {
-        let computed = self.try_get_or_compute_with(&key, options, async { compute() });
-        block_on(computed).map_err(own)
+        unshared(block_on(self.try_get_or_compute_with(&key, options, async { compute() })))
     }
 
     fn entries(&mut self) -> Vec<(u64, Value)> {
@@ -421,7 +443,7 @@ face!(AsyncCache, build_async, ConcurrentComputeCache, {
     }
 });
 
-face!(ComputeCache, build, ComputeCache, {
+face!(ComputeCache, [build()], TimedAndIdle, ComputeCache, {
     const RETURNS_REFUSED: bool = false;
 
     fn get(&mut self, key: u64) -> Option<Value> {

@@ -4,6 +4,7 @@
 pub(crate) mod async_shelf;
 pub(crate) mod counting;
 pub(crate) mod faces;
+pub(crate) mod hashes;
 pub(crate) mod ops;
 pub(crate) mod shelf;
 pub(crate) mod tasks;

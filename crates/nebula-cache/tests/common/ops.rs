@@ -8,17 +8,21 @@
 use std::{
     collections::{HashMap, HashSet},
     mem::take,
+    panic::resume_unwind,
     time::Duration,
 };
 
 use nebula_cache::{
-    Arc, Capacity, EntryOptions, Fifo, Lfu, Lru, RemovalCause, S3Fifo, Sieve, Steady, WTinyLfu,
+    Arc, Capacity, ComputeError, EntryOptions, Fifo, Lfu, Lru, RemovalCause, S3Fifo, Sieve, Steady,
+    WTinyLfu,
 };
 use nebula_memory_core::{ByteSize, Clock, PressureLevel, Refused};
+use nebula_testing::{InjectedPanic, catch};
 
 use super::{
     KINDS,
-    faces::{Async, Concurrent, Face, Local, Log, Spec, Value, value},
+    faces::{Async, Concurrent, Face, Local, Log, Spec, Timer, Value, value},
+    hashes::Hashes,
 };
 
 /// The bytes that decide what happens; zeros when they are used up.
@@ -54,26 +58,49 @@ pub(crate) enum Op {
     },
     Get(u64),
     Remove(u64),
-    /// Computes; `None` fails.
-    Compute(u64, Option<usize>),
-    /// Puts a value of that size in place of what is there, or nothing.
-    Update(u64, Option<usize>),
+    /// Computes.
+    Compute(u64, Made, Way),
+    /// Puts a value in place of what is there, or nothing.
+    Update(u64, Made),
     Pin(u64),
     Unpin(u64),
-    /// Removes what is divisible.
-    Retain(u64),
+    /// Removes what is divisible, and panics at that call.
+    Retain(u64, usize),
     InvalidateTag(u64),
     Clear,
     Evict(usize),
     AskBack(usize, PressureLevel),
     Maintain(usize),
+    RunDue,
     SetCapacity(usize),
+    /// Sets a capacity that the cache cannot have: it stays as it is.
+    SetMisfit(Capacity),
     Wait(u64),
     /// The account refuses charges from this one on, so many of them.
     Refuse(usize, usize),
+    /// The account holds no more than it does now and so many bytes, or whatever there is.
+    Limit(Option<usize>),
 }
 
-/// Options of an insertion, in nanoseconds.
+/// What user code makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// A value of that size.
+    Value(usize),
+    Nothing,
+    Panic,
+}
+
+/// By which method something is computed.
+#[derive(Clone, Debug)]
+pub(crate) enum Way {
+    /// By the one for computations that do not fail, if this does not.
+    Surely,
+    Perhaps,
+    With(Options),
+}
+
+/// Options of an insertion, in ticks of the test.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     ttl: Option<u64>,
@@ -82,14 +109,27 @@ pub(crate) struct Options {
     pinned: bool,
 }
 
+/// So many ticks that it is for ever.
+const EVER: u64 = 15;
+
+/// A time, which may be longer than any clock's.
+fn time(ticks: u64, tick: u64) -> Duration {
+    if ticks == EVER { Duration::MAX } else { Duration::from_nanos(ticks * tick) }
+}
+
+/// Nanoseconds on the clock; for ever is its last moment.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Options {
-    fn real(&self) -> EntryOptions {
+    fn real(&self, tick: u64) -> EntryOptions {
         let mut options = EntryOptions::new();
         if let Some(ttl) = self.ttl {
-            options = options.ttl(Duration::from_nanos(ttl));
+            options = options.ttl(time(ttl, tick));
         }
         if let Some(idle) = self.idle {
-            options = options.idle(Duration::from_nanos(idle));
+            options = options.idle(time(idle, tick));
         }
         for tag in &self.tags {
             options = options.tag(*tag);
@@ -111,28 +151,70 @@ fn options(bytes: &mut Bytes<'_>) -> Options {
     }
 }
 
+fn size(bytes: &mut Bytes<'_>) -> usize {
+    bytes.below(32) * [1, 7, 40][bytes.below(3)]
+}
+
+fn made(bytes: &mut Bytes<'_>) -> Made {
+    match bytes.below(8) {
+        0..5 => Made::Value(size(bytes)),
+        5..7 => Made::Nothing,
+        _ => Made::Panic,
+    }
+}
+
+fn way(bytes: &mut Bytes<'_>) -> Way {
+    match bytes.below(4) {
+        0 => Way::Perhaps,
+        1 => Way::Surely,
+        _ => Way::With(options(bytes)),
+    }
+}
+
 /// The next operation, on one of so many keys.
 fn op(bytes: &mut Bytes<'_>, keys: u64) -> Op {
     let kind = bytes.below(64);
     let key = u64::from(bytes.next()) % keys;
-    let size = |bytes: &mut Bytes<'_>| bytes.below(32) * [1, 7, 40][bytes.below(3)];
     match kind {
         0..24 => Op::Insert { key, size: size(bytes), options: options(bytes) },
         24..36 => Op::Get(key),
         36..39 => Op::Remove(key),
-        39..43 => Op::Compute(key, (!bytes.one_in(4)).then(|| size(bytes))),
-        43..46 => Op::Update(key, (!bytes.one_in(3)).then(|| size(bytes))),
+        39..43 => Op::Compute(key, made(bytes), way(bytes)),
+        43..46 => Op::Update(key, made(bytes)),
         46..48 => Op::Pin(key),
         48..51 => Op::Unpin(key),
-        51 => Op::Retain(2 + key % 7),
+        51 => Op::Retain(2 + key % 7, if bytes.one_in(4) { bytes.below(16) } else { usize::MAX }),
         52 => Op::InvalidateTag(key % 4),
         53 if bytes.one_in(4) => Op::Clear,
         53..55 => Op::Evict(bytes.below(256) * 16),
         55 => Op::AskBack(bytes.below(256) * 16, PressureLevel::ALL[bytes.below(4)]),
         56..58 => Op::Maintain(if bytes.one_in(4) { usize::MAX } else { bytes.below(40) }),
-        58 => Op::SetCapacity(bytes.below(8)),
-        59..62 => Op::Wait(u64::from(bytes.next() % 4)),
+        58 if bytes.one_in(8) => Op::SetMisfit(
+            [
+                Capacity::Entries(0),
+                Capacity::Entries(bytes.below(3)),
+                Capacity::Bytes(ByteSize::new(0)),
+                Capacity::Bytes(ByteSize::new(bytes.below(3))),
+            ][bytes.below(4)],
+        ),
+        58 => Op::SetCapacity(bytes.below(16)),
+        59..61 => {
+            let ticks = u64::from(bytes.next() % 4);
+            Op::Wait(if bytes.one_in(16) { ticks * 1000 } else { ticks })
+        }
+        61 => Op::RunDue,
+        62 => Op::Limit(bytes.one_in(2).then(|| bytes.below(64) * 64)),
         _ => Op::Refuse(bytes.below(8), bytes.below(3)),
+    }
+}
+
+impl Made {
+    /// Returns `fresh`, or panics.
+    fn user_code(self, fresh: Option<&Value>) -> Option<Value> {
+        if self == Self::Panic {
+            resume_unwind(Box::new(InjectedPanic));
+        }
+        fresh.cloned()
     }
 }
 
@@ -160,6 +242,8 @@ struct Test<F> {
     spec: Spec,
     log: Option<Log>,
     map: HashMap<u64, Known>,
+    /// Nanoseconds.
+    tick: u64,
     /// Capacities that [`Op::SetCapacity`] can choose.
     capacities: Vec<Capacity>,
     /// What all values weighed together before the step.
@@ -178,8 +262,8 @@ pub(crate) fn run(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
     // The policy by configuration twice as often as any by type.
     let policy = bytes.below(10);
-    if bytes.one_in(2) {
-        match policy {
+    match bytes.below(3) {
+        0 => match policy {
             0 => run_on::<Local<Fifo>>(bytes),
             1 => run_on::<Local<Lru>>(bytes),
             2 => run_on::<Local<Lfu>>(bytes),
@@ -189,9 +273,8 @@ pub(crate) fn run(bytes: &[u8]) {
             6 => run_on::<Local<Steady>>(bytes),
             7 => run_on::<Local<WTinyLfu>>(bytes),
             _ => run_on::<Local>(bytes),
-        }
-    } else {
-        match policy {
+        },
+        1 => match policy {
             0 => run_on::<Concurrent<Fifo>>(bytes),
             1 => run_on::<Concurrent<Lru>>(bytes),
             2 => run_on::<Concurrent<Lfu>>(bytes),
@@ -202,7 +285,13 @@ pub(crate) fn run(bytes: &[u8]) {
             7 => run_on::<Concurrent<WTinyLfu>>(bytes),
             8 => run_on::<Async>(bytes),
             _ => run_on::<Concurrent>(bytes),
-        }
+        },
+        _ => match policy {
+            0..5 => run_on::<Timer>(bytes),
+            5 => run_on::<Timer<Lru>>(bytes),
+            6 => run_on::<Timer<Steady>>(bytes),
+            _ => run_on::<Async>(bytes),
+        },
     }
 }
 
@@ -221,10 +310,29 @@ fn run_on<F: Face>(mut bytes: Bytes<'_>) {
         // Not of a type that has another policy.
         spec = spec.policy(kind);
     }
-    spec.config.ttl = bytes.one_in(3).then(|| Duration::from_nanos(20));
-    spec.config.idle = bytes.one_in(3).then(|| Duration::from_nanos(12));
-    if bytes.one_in(4) {
-        spec.charge = |_, _| 0;
+    // Those that know what is due know it to the millisecond.
+    let tick = 1 << [0, 19, 21, 40][bytes.below(4)];
+    spec.config.ttl = bytes.one_in(3).then(|| Duration::from_nanos(20 * tick));
+    spec.config.idle = bytes.one_in(3).then(|| Duration::from_nanos(12 * tick));
+    spec.hashes = match bytes.below(8) {
+        0..4 => Hashes::Even,
+        4 => Hashes::Few(1),
+        5 => Hashes::Few(3),
+        6 => Hashes::Crowded(1),
+        _ => Hashes::Crowded(3),
+    };
+    match bytes.below(8) {
+        0..4 => {}
+        4..6 => spec.charge = |_, _| 0,
+        6 => spec.weigh = |key, value| 3 * value.capacity() + usize::try_from(*key).unwrap(),
+        _ => {
+            // Some weigh more than there is.
+            let weigh = |key: &u64, value: &Value| match value.capacity() {
+                1200.. => usize::MAX / (1 + usize::try_from(key % 4).unwrap()),
+                small => small,
+            };
+            (spec.weigh, spec.charge) = (weigh, weigh);
+        }
     }
     let log = bytes.one_in(2).then(|| {
         let (logged, log) = spec.clone().logged();
@@ -235,7 +343,7 @@ fn run_on<F: Face>(mut bytes: Bytes<'_>) {
         Ok(cache) => cache.weight(),
         Err(_) => return,
     };
-    let eighths = 1..9;
+    let eighths = 1..17;
     let capacities = match spec.config.capacity {
         Capacity::Entries(entries) => {
             let part = |eighth: usize| Capacity::Entries((entries * eighth).div_ceil(8));
@@ -249,13 +357,14 @@ fn run_on<F: Face>(mut bytes: Bytes<'_>) {
     };
     let cache = F::build(&spec).unwrap();
     let map = HashMap::new();
-    let mut test = Test { cache, spec, log, map, capacities, weight: 0, tag: 0, shown: [0; 5] };
+    let weight = cache.weight();
+    let mut test = Test { cache, spec, log, map, tick, capacities, weight, tag: 0, shown: [0; 5] };
     for step in 0.. {
         if bytes.0.is_empty() {
             break;
         }
         let op = op(&mut bytes, keys);
-        let fault = match nebula_testing::catch(|| test.step(&op)) {
+        let fault = match catch(|| test.step(&op)) {
             Ok(()) => continue,
             Err(fault) => fault,
         };
@@ -268,7 +377,7 @@ fn run_on<F: Face>(mut bytes: Bytes<'_>) {
 
 impl<F: Face> Test<F> {
     fn now(&self) -> u64 {
-        u64::try_from(self.spec.clock.now().as_nanos()).unwrap()
+        nanos(self.spec.clock.now())
     }
 
     fn live(&self, key: u64) -> Option<Value> {
@@ -281,16 +390,32 @@ impl<F: Face> Test<F> {
         value(self.tag, size)
     }
 
+    fn fresh_of(&mut self, made: Made) -> Option<Value> {
+        match made {
+            Made::Value(size) => Some(self.fresh(size)),
+            Made::Nothing | Made::Panic => None,
+        }
+    }
+
+    /// The options of an entry that is computed.
+    fn options_of(way: &Way) -> Options {
+        match way {
+            Way::With(options) => options.clone(),
+            _ => Options::default(),
+        }
+    }
+
     /// What the map knows of `value` if it is inserted now.
     fn known(&self, value: &Value, options: &Options) -> Known {
         let now = self.now();
-        let nanos =
-            |time: Option<Duration>| time.map(|time| u64::try_from(time.as_nanos()).unwrap());
-        let ttl = options.ttl.or(nanos(self.spec.config.ttl));
-        let idle = options.idle.or(nanos(self.spec.config.idle)).unwrap_or(u64::MAX);
+        let in_nanos = |ticks: Option<u64>, default: Option<Duration>| {
+            ticks.map(|ticks| time(ticks, self.tick)).or(default).map_or(u64::MAX, nanos)
+        };
+        let ttl = in_nanos(options.ttl, self.spec.config.ttl);
+        let idle = in_nanos(options.idle, self.spec.config.idle);
         Known {
             value: value.clone(),
-            until: ttl.map_or(u64::MAX, |ttl| now + ttl),
+            until: now.saturating_add(ttl),
             idle,
             used: now,
             tags: options.tags.clone(),
@@ -317,7 +442,7 @@ impl<F: Face> Test<F> {
                 let value = self.fresh(size);
                 let (before, known) = (self.live(key), self.known(&value, options));
                 let evictions = self.cache.stats().evictions();
-                match self.cache.insert_with(key, value.clone(), options.real()) {
+                match self.cache.insert_with(key, value.clone(), options.real(self.tick)) {
                     Ok(old) => {
                         let may_have_gone = self.cache.stats().evictions() > evictions;
                         assert!(old == before || (old.is_none() && may_have_gone));
@@ -330,48 +455,73 @@ impl<F: Face> Test<F> {
                 }
             }
             Op::Get(key) => {
-                assert_eq!(self.cache.get(key), self.live(key));
+                let (before, live) = (self.cache.stats(), self.live(key));
+                assert_eq!(self.cache.get(key), live);
+                let after = self.cache.stats();
+                let counted = (after.hits - before.hits, after.misses - before.misses);
+                assert_eq!(counted, if live.is_some() { (1, 0) } else { (0, 1) });
                 self.touch(key);
             }
             Op::Remove(key) => {
                 assert_eq!(self.cache.remove(key), self.live(key));
                 self.map.remove(&key);
             }
-            Op::Compute(key, size) => {
+            Op::Compute(key, made, ref way) => {
                 let before = self.live(key);
-                let fresh = size.map(|size| self.fresh(size));
-                let computed = self.cache.try_compute(key, || fresh.clone().ok_or(()));
+                let (fresh, options) = (self.fresh_of(made), Self::options_of(way));
+                let (real, inserts) = (options.real(self.tick), self.cache.stats().inserts);
+                let cache = &mut self.cache;
+                let computed = catch(|| {
+                    let compute = || made.user_code(fresh.as_ref());
+                    match way {
+                        Way::Surely if made != Made::Nothing => {
+                            cache.compute(key, || compute().unwrap()).map_err(ComputeError::from)
+                        }
+                        Way::With(_) => cache.try_compute_with(key, real, || compute().ok_or(())),
+                        _ => cache.try_compute(key, || compute().ok_or(())),
+                    }
+                });
                 if before.is_some() {
-                    assert_eq!(computed.ok(), before);
+                    assert_eq!(computed.unwrap().ok(), before);
                     self.touch(key);
                 } else if let Some(value) = fresh {
+                    let computed = computed.unwrap();
                     if F::RETURNS_REFUSED || computed.is_ok() {
                         assert_eq!(computed.unwrap(), value);
                     }
-                    if self.cache.contains(key) {
-                        return self.placed(key, self.known(&value, &Options::default()));
+                    if self.cache.stats().inserts > inserts {
+                        return self.placed(key, self.known(&value, &options));
                     }
                     self.refused(key);
+                } else if made == Made::Panic {
+                    assert_eq!(computed.err().as_deref(), Some("injected"));
                 } else {
-                    assert!(computed.is_err());
+                    assert!(matches!(computed, Ok(Err(ComputeError::Compute(())))));
                 }
             }
-            Op::Update(key, size) => {
+            Op::Update(key, made) => {
                 let before = self.live(key);
-                let fresh = size.map(|size| self.fresh(size));
-                let updated = self.cache.update(key, |value| {
-                    assert_eq!(value, before);
-                    fresh.clone()
+                let fresh = self.fresh_of(made);
+                let cache = &mut self.cache;
+                let updated = catch(|| {
+                    cache.update(key, |value| {
+                        assert_eq!(value, before);
+                        made.user_code(fresh.as_ref())
+                    })
                 });
                 match (updated, fresh) {
-                    (Ok(()), Some(value)) => {
+                    (Ok(Ok(())), Some(value)) => {
                         let known = self.known(&value, &Options::default());
                         return self.placed(key, self.still_pinned(key, known));
                     }
-                    (Ok(()), None) => drop(self.map.remove(&key)),
-                    (Err(refused), fresh) => {
+                    (Ok(Ok(())), None) => drop(self.map.remove(&key)),
+                    (Ok(Err(refused)), fresh) => {
                         assert_eq!(Some(refused.value), fresh);
                         self.refused(key);
+                    }
+                    (Err(fault), _) => {
+                        assert_eq!((fault.as_str(), made), ("injected", Made::Panic));
+                        assert_eq!(self.live(key), before);
                     }
                 }
             }
@@ -387,17 +537,42 @@ impl<F: Face> Test<F> {
                 let pinned = known.is_some_and(|known| take(&mut known.pinned));
                 assert_eq!(self.cache.unpin(key), pinned);
             }
-            Op::Retain(n) => {
+            Op::Retain(n, panics_at) => {
                 let (mut asked, map) = (HashSet::new(), &self.map);
-                self.cache.retain(|key, value| {
-                    asked.insert(*key);
-                    assert!(map[key].is_live(now), "an expired entry was shown");
-                    assert_eq!(map[key].value, *value);
-                    key % n != 0
+                let cache = &mut self.cache;
+                let retained = catch(|| {
+                    cache.retain(|key, value| {
+                        assert!(map[key].is_live(now), "an expired entry was shown");
+                        assert_eq!(map[key].value, *value);
+                        if asked.len() == panics_at {
+                            resume_unwind(Box::new(InjectedPanic));
+                        }
+                        assert!(asked.insert(*key), "{key} was shown twice");
+                        key % n != 0
+                    });
                 });
-                let live = self.map.iter().filter(|(_, known)| known.is_live(now));
-                assert!(live.map(|(key, _)| key).eq_unordered(&asked));
-                self.map.retain(|key, known| !known.is_live(now) || key % n != 0);
+                match retained {
+                    Ok(()) => {
+                        let live = self.map.iter().filter(|(_, known)| known.is_live(now));
+                        assert!(live.map(|(key, _)| key).eq_unordered(&asked));
+                        self.map.retain(|key, known| !known.is_live(now) || key % n != 0);
+                    }
+                    Err(fault) => {
+                        assert_eq!((fault.as_str(), asked.len()), ("injected", panics_at));
+                        // Of those that were to go some may have gone.
+                        for (key, known) in self.map.iter().filter(|(_, known)| known.is_live(now))
+                        {
+                            let may_go = asked.contains(key) && key % n == 0;
+                            let there = self.cache.peek(*key);
+                            assert!(
+                                may_go || there.as_ref() == Some(&known.value),
+                                "{key} has gone"
+                            );
+                        }
+                        let cache = &self.cache;
+                        self.map.retain(|key, known| !known.is_live(now) || cache.contains(*key));
+                    }
+                }
             }
             Op::InvalidateTag(tag) => {
                 // Those that are expired may be gone.
@@ -433,17 +608,31 @@ impl<F: Face> Test<F> {
                     self.map.retain(|_, known| known.is_live(now));
                 }
             }
+            Op::RunDue => while self.cache.run_due() {},
+            Op::SetMisfit(capacity) => {
+                let before = self.cache.room();
+                if self.cache.set_capacity(capacity).is_err() {
+                    assert_eq!(self.cache.room(), before);
+                } else {
+                    assert_eq!(self.cache.room(), capacity);
+                }
+            }
             Op::SetCapacity(choice) => {
                 let capacity = self.capacities[choice];
                 self.cache.set_capacity(capacity).unwrap();
                 assert_eq!(self.cache.room(), capacity);
             }
-            Op::Wait(nanos) => self.spec.clock.advance(Duration::from_nanos(nanos)),
+            Op::Wait(ticks) => self.spec.clock.advance(Duration::from_nanos(ticks * self.tick)),
             Op::Refuse(from, count) => match count {
                 0 => self.spec.account.refuse_never(),
                 1 => self.spec.account.refuse_at(from),
                 _ => self.spec.account.refuse_from(from),
             },
+            Op::Limit(more) => {
+                let limit =
+                    more.map_or(usize::MAX, |more| self.cache.charged().saturating_add(more));
+                self.spec.books().set_limit(limit);
+            }
         }
         None
     }
@@ -553,12 +742,12 @@ impl<F: Face> Test<F> {
                 let mut evictable = self.map.values().filter(evictable);
                 // In slots that there are, beside pinned ones, there is room for what owns nothing.
                 assert!(weight <= bytes.get() || evictable.all(|known| known.value.is_empty()));
-                let owned: usize = self.cache.entries().iter().map(|(_, value)| value.len()).sum();
-                let charged_too = (self.spec.charge)(&0, &value(0, 1)) == 1;
-                if charged_too {
+                let owned: usize = entries.iter().map(|(_, value)| value.len()).sum();
+                assert!(owned <= weight);
+                let of_one = |one: fn(&u64, &Value) -> usize| one(&1, &value(0, 1));
+                if of_one(self.spec.weigh) == of_one(self.spec.charge) {
                     assert_eq!(weight, self.cache.charged());
                 }
-                assert!(owned <= weight);
             }
         }
         self.cache.assert_whole(&self.spec);
