@@ -1,5 +1,5 @@
 //! What every cache of this crate is: stores behind locks, one total, an account and hooks. Here are
-//! lookups, removals and figures; placing entries is in `place.rs`, giving memory back in
+//! lookups, removals and figures; placing entries is in `place.rs` and `steps.rs`, giving back in
 //! `reclaim.rs`, walks over all entries in `sweep.rs`.
 
 use std::{

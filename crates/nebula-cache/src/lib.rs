@@ -40,6 +40,7 @@ mod slab;
 #[cfg(all(feature = "codec", not(nebula_loom)))]
 mod snapshot;
 mod stats;
+mod steps;
 mod store;
 mod sweep;
 mod table;
