@@ -188,6 +188,7 @@ impl<N: Nodes> Lanes for Real<'_, N> {
 
 impl Steady {
     fn of(mode: Arc<AtomicUsize>, leads: bool) -> Self {
+        let shape = mode.load(Relaxed);
         Self {
             small: Queue::default(),
             main: Queue::default(),
@@ -199,8 +200,8 @@ impl Steady {
             full: false,
             refused: false,
             leads,
-            shape: mode.load(Relaxed),
-            rules: mode_of(&mode),
+            shape,
+            rules: &MODES[shape % MODES.len()],
             level: 0,
             mode,
             duel: Duel::default(),
@@ -224,7 +225,7 @@ impl Steady {
 
     #[inline]
     fn mode(&self) -> &'static Mode {
-        mode_of(&self.mode)
+        &MODES[self.mode.load(Relaxed) % MODES.len()]
     }
 
     #[inline(always)]
@@ -238,7 +239,7 @@ impl Steady {
     #[inline(never)]
     fn reshape<N: Nodes>(&mut self, nodes: &mut N) {
         let mode = self.mode.load(Relaxed);
-        self.rules = self.mode();
+        self.rules = &MODES[mode % MODES.len()];
         if self.rules.hand_over(&mut self.real(nodes).0) {
             self.shape = mode;
         }
@@ -307,10 +308,6 @@ impl Steady {
         }
         self.level == 0
     }
-}
-
-fn mode_of(index: &AtomicUsize) -> &'static Mode {
-    &MODES[index.load(Relaxed) % MODES.len()]
 }
 
 /// How many of so many lines are ghosts, and how many blocks the shadows have each.
