@@ -25,10 +25,10 @@ pub(super) fn count(programs: &Programs, lines: &[Line], times: &[Row]) -> Resul
             eprintln!("instructions: skipped: {} runs on several threads", case[0].case);
             continue;
         }
-        let slowest = time.peers.iter().fold(time.ours, |slowest, peer| slowest.max(peer.1));
-        let n = iterations(slowest);
         let mut figures = Vec::new();
-        for line in case {
+        let each = std::iter::once(time.ours).chain(time.peers.iter().map(|peer| peer.1));
+        for (line, nanoseconds) in case.iter().zip(each) {
+            let n = iterations(nanoseconds);
             eprintln!("instructions: {}, {} ({n} iterations)", line.case, line.contender);
             let once = callgrind(programs, line, n)?;
             let twice = callgrind(programs, line, 2 * n)?;

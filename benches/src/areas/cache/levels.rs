@@ -9,26 +9,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nebula_budget::BudgetAccount;
-use nebula_cache::{
-    ConcurrentComputeCache, Counted, DiskLevel, Level, MultiLevelCache, Policy, Untagged, Untimed,
-    With,
-};
+use nebula_cache::{ConcurrentComputeCache, DiskLevel, Level, MultiLevelCache, Policy};
 use nebula_memory_core::ByteSize;
 use tempfile::TempDir;
 
-use super::maps::{Map, Ours, account, config};
+use super::maps::{Made, Map, Ours, account, config, hasher};
 use crate::Contender;
 
 /// Ours, with another below it.
-pub(super) type Levels<P> =
-    MultiLevelCache<u64, u64, With<P, Counted, Untimed, Untagged, BudgetAccount>>;
+pub(super) type Levels<P> = MultiLevelCache<u64, u64, Made<P>>;
 
 impl<P: Policy> Map for Levels<P> {
     fn with_room_for(entries: usize) -> Self {
         let first = ConcurrentComputeCache::builder(config(entries)).with_policy::<P>();
+        let first = first.with_account(account()).with_hasher(hasher());
         let below = <Ours<P> as Map>::with_room_for(2 * entries);
-        let cache = MultiLevelCache::builder(first.with_account(account())).level(below);
+        let cache = MultiLevelCache::builder(first).level(below);
         cache.build().expect("room in the budget")
     }
 

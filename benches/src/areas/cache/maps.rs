@@ -1,5 +1,5 @@
-//! The caches, one way to use each: from `u64` to `u64`, the same hash function, room for so many
-//! entries, hits and misses counted where the peer can.
+//! The caches, one way to use each: from `u64` to `u64`, the same hash function with the same seeds,
+//! room for so many entries, hits and misses counted where the peer can.
 
 use std::{
     convert::Infallible,
@@ -27,13 +27,14 @@ pub(super) trait LocalMap: 'static {
     fn get_or_insert(&mut self, key: u64) -> u64;
 }
 
-/// Ours, charged to a budget.
-pub(super) type Ours<P> =
-    ConcurrentComputeCache<u64, u64, With<P, Counted, Untimed, Untagged, BudgetAccount>>;
+/// What ours are made of: charged to a budget.
+pub(super) type Made<P> = With<P, Counted, Untimed, Untagged, BudgetAccount, ahash::RandomState>;
 
-/// Ours for one thread, charged to a budget.
-pub(super) type OursLocal<P> =
-    ComputeCache<u64, u64, With<P, Counted, Untimed, Untagged, BudgetAccount>>;
+/// Ours.
+pub(super) type Ours<P> = ConcurrentComputeCache<u64, u64, Made<P>>;
+
+/// Ours for one thread.
+pub(super) type OursLocal<P> = ComputeCache<u64, u64, Made<P>>;
 
 /// One budget for all: it would close with its handle.
 pub(super) fn account() -> BudgetAccount {
@@ -49,7 +50,7 @@ pub(super) fn config(entries: usize) -> CacheConfig {
 impl<P: Policy> Map for Ours<P> {
     fn with_room_for(entries: usize) -> Self {
         let builder = ConcurrentComputeCache::builder(config(entries)).with_policy::<P>();
-        builder.with_account(account()).build().expect("room in the budget")
+        builder.with_account(account()).with_hasher(hasher()).build().expect("room in the budget")
     }
 
     #[inline]
@@ -71,7 +72,7 @@ impl<P: Policy> Map for Ours<P> {
 impl<P: Policy> LocalMap for OursLocal<P> {
     fn with_room_for(entries: usize) -> Self {
         let builder = ComputeCache::builder(config(entries)).with_policy::<P>();
-        builder.with_account(account()).build().expect("room in the budget")
+        builder.with_account(account()).with_hasher(hasher()).build().expect("room in the budget")
     }
 
     #[inline]

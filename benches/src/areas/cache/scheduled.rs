@@ -11,7 +11,7 @@ use nebula_memory_core::ManualClock;
 
 use super::{
     churn, hit,
-    maps::{Map, account, config},
+    maps::{Map, account, config, hasher},
     scatter,
 };
 use crate::{Case, Contender, Stopwatch};
@@ -20,12 +20,13 @@ use crate::{Case, Contender, Stopwatch};
 const LIFE: Duration = Duration::from_secs(4000);
 
 /// The cache without a wheel.
-type Plain =
-    ConcurrentComputeCache<u64, u64, With<Steady, Counted, Timed, Untagged, BudgetAccount>>;
+type Plain = ConcurrentComputeCache<u64, u64, Made<Timed>>;
 
 /// The same with one, and a thread that comes by.
-type OnWheel =
-    ScheduledCache<u64, u64, With<Steady, Counted, Scheduled<Timed>, Untagged, BudgetAccount>>;
+type OnWheel = ScheduledCache<u64, u64, Made<Scheduled<Timed>>>;
+
+/// What both are made of: charged to a budget.
+type Made<T> = With<Steady, Counted, T, Untagged, BudgetAccount, ahash::RandomState>;
 
 macro_rules! built {
     ($entries:expr $(, $call:ident)*) => {{
@@ -34,6 +35,7 @@ macro_rules! built {
         ConcurrentComputeCache::<u64, u64>::builder(config)
             .with_policy::<Steady>()
             .with_account(account())
+            .with_hasher(hasher())
             .with_expiry()
             $(.$call())*
     }};

@@ -11,20 +11,19 @@ use std::{
     thread::{self, Thread},
 };
 
-use nebula_budget::BudgetAccount;
-use nebula_cache::{AsyncCache, Counted, Policy, Steady, Untagged, Untimed, With};
+use nebula_cache::{AsyncCache, Policy, Steady};
 
 use super::{
     each_key, full, get_or_insert,
-    maps::{Map, Ours, hasher},
+    maps::{Made, Map, Ours, hasher},
 };
 use crate::{Case, Contender, kept};
 
 /// Tasks that ask for one key at once.
 const TASKS: usize = 10;
 
-/// Ours, awaited, charged to a budget.
-type OursAsync<P> = AsyncCache<u64, u64, With<P, Counted, Untimed, Untagged, BudgetAccount>>;
+/// Ours, awaited.
+type OursAsync<P> = AsyncCache<u64, u64, Made<P>>;
 
 type MokaAsync = moka::future::Cache<u64, u64, ahash::RandomState>;
 
