@@ -51,10 +51,11 @@ pub(super) fn count(programs: &Programs, lines: &[Line], times: &[Row]) -> Resul
     })
 }
 
-/// As many iterations as take about 5 ms, at most 16384: callgrind is fifty times slower, and a
-/// difference of exact counts needs no long run. A power of two, so that batches divide it.
+/// As many iterations as take about 5 ms, at most 65536: callgrind is fifty times slower. A difference
+/// of exact counts needs no long run, but what is done now and then should be in it. A power of two,
+/// so that batches divide it.
 fn iterations(nanoseconds: f64) -> u64 {
-    let mut n = 16384;
+    let mut n = 65536;
     while n > 1 && n as f64 * nanoseconds > 5e6 {
         n /= 2;
     }
@@ -92,7 +93,7 @@ mod tests {
 
     #[test]
     fn slow_work_is_repeated_less() {
-        assert_eq!(iterations(3.0), 16384);
+        assert_eq!(iterations(3.0), 65536);
         assert_eq!(iterations(1e6), 4);
         assert_eq!(iterations(1e9), 1);
     }

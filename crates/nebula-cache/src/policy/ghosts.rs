@@ -39,7 +39,7 @@ impl Ring {
     }
 
     /// Whether the fingerprint is there; it is no longer afterwards.
-    #[inline]
+    #[inline(always)]
     pub(super) fn recall(&mut self, fingerprint: u16) -> bool {
         let Some(at) = self.position(fingerprint) else { return false };
         self.0[1 + at] = 0;
@@ -103,9 +103,12 @@ pub(super) fn remember_among(rings: &mut [Ring], count: usize, hash: u32, ways: 
 
 /// Whether the entry with `hash` is remembered in the first `count` rings; it is no longer
 /// afterwards.
-#[inline]
+#[inline(always)]
 pub(super) fn recall(rings: &mut [Ring], count: usize, hash: u32) -> bool {
-    rings.get_mut(ring_of(hash, count)).is_some_and(|ring| ring.recall(fingerprint(hash)))
+    match rings.get_mut(ring_of(hash, count)) {
+        Some(ring) => ring.recall(fingerprint(hash)),
+        None => false,
+    }
 }
 
 /// Copies what is remembered to more rings. A ring's members may belong to any of those that take
