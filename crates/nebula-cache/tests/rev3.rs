@@ -1,0 +1,372 @@
+//! What a review tried.
+
+mod common;
+
+use std::{
+    cell::Cell,
+    hash::{Hash, Hasher},
+    sync::{
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{KINDS, SameHashes};
+use nebula_cache::{
+    CacheConfig, Capacity, ConcurrentComputeCache, EntryOptions, PolicyKind,
+};
+use nebula_memory_core::{Clock, ManualClock};
+use nebula_testing::{CountingAccount, DropCounter, DropProbe, InjectedPanic, Rng, catch};
+
+type Plain = ConcurrentComputeCache<u64, u64>;
+
+#[test]
+fn a_listener_that_removes_others_is_not_nested_without_end() {
+    std::thread_local! {
+        static DEPTH: Cell<usize> = const { Cell::new(0) };
+        static MOST: Cell<usize> = const { Cell::new(0) };
+    }
+    let own: Arc<OnceLock<Weak<Plain>>> = Arc::default();
+    let its = own.clone();
+    let config = CacheConfig::builder().entries(1000).shards(1).build().unwrap();
+    let cache = ConcurrentComputeCache::builder(config)
+        .with_listener(move |key: &u64, _: &u64, _| {
+            DEPTH.set(DEPTH.get() + 1);
+            MOST.set(MOST.get().max(DEPTH.get()));
+            if let Some(cache) = its.get().and_then(Weak::upgrade) {
+                cache.remove(&(key ^ 1));
+            }
+            DEPTH.set(DEPTH.get() - 1);
+        })
+        .build()
+        .unwrap();
+    let cache = Arc::new(cache);
+    own.set(Arc::downgrade(&cache)).unwrap();
+    (0..1000).for_each(|key| _ = cache.insert(key, key).unwrap());
+    cache.set_capacity(Capacity::Entries(1)).unwrap();
+    assert!(cache.len() <= 1);
+    cache.validate().unwrap();
+    assert!(MOST.get() <= 8, "nested {} times", MOST.get());
+}
+
+/// How long it takes to unpin, or remove, so many that are more than the capacity.
+fn time_of(entries: u64, timed: bool, remove: bool) -> Duration {
+    let config = CacheConfig::builder().entries(entries as usize).shards(1).build().unwrap();
+    let pinned = EntryOptions::new().pinned();
+    macro_rules! run {
+        ($cache:expr) => {{
+            let cache = $cache;
+            (0..entries).for_each(|key| _ = cache.insert_with(key, key, pinned).unwrap());
+            cache.set_capacity(Capacity::Entries(1)).unwrap();
+            let begin = Instant::now();
+            for key in 0..entries {
+                if remove {
+                    cache.remove(&key);
+                } else {
+                    cache.unpin(&key);
+                }
+            }
+            begin.elapsed()
+        }};
+    }
+    if timed {
+        run!(ConcurrentComputeCache::<u64, u64>::builder(config).with_expiry().build().unwrap())
+    } else {
+        run!(ConcurrentComputeCache::<u64, u64>::new(config).unwrap())
+    }
+}
+
+#[test]
+fn unpinning_takes_no_time_that_grows_with_the_cache() {
+    for remove in [false, true] {
+        for timed in [false, true] {
+            let times: Vec<_> = [1000, 2000, 4000].map(|n| time_of(n, timed, remove)).into();
+            println!("remove {remove}, timed {timed}: {times:?}");
+            assert!(times[2] < times[0] * 10 + Duration::from_millis(20), "{times:?}");
+        }
+    }
+}
+
+/// A clock that says on which thread it is read.
+struct Told(ManualClock, Mutex<Sender<thread::ThreadId>>);
+
+impl Clock for Told {
+    fn now(&self) -> Duration {
+        let now = self.0.now();
+        let _ = self.1.lock().unwrap().send(thread::current().id());
+        now
+    }
+}
+
+/// Waits in `Eq` once, if told to.
+#[derive(Clone)]
+struct Slow(u64, Arc<(AtomicBool, Mutex<Sender<()>>, Mutex<Receiver<()>>)>);
+
+impl Hash for Slow {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl PartialEq for Slow {
+    fn eq(&self, other: &Self) -> bool {
+        if self.1.0.swap(false, SeqCst) {
+            self.1.1.lock().unwrap().send(()).unwrap();
+            self.1.2.lock().unwrap().recv().unwrap();
+        }
+        self.0 == other.0
+    }
+}
+
+impl Eq for Slow {}
+
+#[test]
+fn what_expires_while_a_lookup_waits_is_not_found() {
+    for kind in [PolicyKind::Fifo, PolicyKind::Steady, PolicyKind::Lru] {
+        let (sender, reads) = channel();
+        let clock = Arc::new(Told(ManualClock::new(), Mutex::new(sender)));
+        let config = CacheConfig::builder().entries(10).shards(1).policy(kind).build().unwrap();
+        let cache = ConcurrentComputeCache::<Slow, u64>::builder(config)
+            .with_expiry()
+            .with_clock(Arc::clone(&clock) as _)
+            .build()
+            .unwrap();
+        let (there, is_there) = channel();
+        let (go, may_go) = channel();
+        let gate = Arc::new((AtomicBool::new(false), Mutex::new(there), Mutex::new(may_go)));
+        let key = |key| Slow(key, gate.clone());
+        let options = EntryOptions::new().ttl(Duration::from_secs(1));
+        cache.insert_with(key(1), 1, options).ok().unwrap();
+        let (own, other) = (key(1), key(1));
+        thread::scope(|scope| {
+            gate.0.store(true, SeqCst);
+            // Holds the lock.
+            let holder = scope.spawn(|| _ = cache.pin(&own));
+            is_there.recv().unwrap();
+            while reads.try_recv().is_ok() {}
+            let looker = scope.spawn(|| cache.get(&other));
+            // (It may read the clock before it waits, after it, or both.)
+            _ = reads.recv_timeout(Duration::from_millis(100));
+            clock.0.advance(Duration::from_secs(2));
+            // (So that it has got as far as the lock.)
+            thread::sleep(Duration::from_millis(50));
+            go.send(()).unwrap();
+            assert_eq!(looker.join().unwrap(), None, "{kind:?}");
+            holder.join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn pins_and_capacities_under_load_leave_order_behind() {
+    for round in 0..4 {
+        for kind in KINDS {
+            let config =
+                CacheConfig::builder().entries(60).shards(4).policy(kind).build().unwrap();
+            let account = CountingAccount::new();
+            let cache = ConcurrentComputeCache::<u64, Vec<u8>>::builder(config)
+                .with_account(account.clone())
+                .with_weigher(|_, value| value.capacity())
+                .with_hasher(SameHashes::default())
+                .build()
+                .unwrap();
+            thread::scope(|scope| {
+                for seed in 0..3 {
+                    let cache = &cache;
+                    scope.spawn(move || {
+                        let mut rng = Rng::new(round * 10 + seed);
+                        for _ in 0..2000 {
+                            let key = rng.below(150) as u64;
+                            let value = || Vec::with_capacity(key as usize);
+                            match rng.below(20) {
+                                0 => _ = cache.set_capacity(Capacity::Entries(1 + rng.below(60))),
+                                1 => _ = cache.pin(&key),
+                                2..5 => _ = cache.unpin(&key),
+                                5 => drop(cache.remove(&key)),
+                                6..9 => drop(cache.get(&key)),
+                                9 => _ = cache.evict(rng.below(100)),
+                                10 => drop(cache.insert_with(
+                                    key,
+                                    value(),
+                                    EntryOptions::new().pinned(),
+                                )),
+                                _ => drop(cache.insert(key, value())),
+                            }
+                        }
+                    });
+                }
+            });
+            cache.validate().unwrap();
+            account.assert_balance(cache.charged());
+            (0..150).for_each(|key| _ = cache.unpin(&key));
+            let Capacity::Entries(most) = cache.capacity() else { unreachable!() };
+            assert!(cache.len() <= most, "{kind:?}: {} of {most}", cache.len());
+            cache.validate().unwrap();
+            let stats = cache.stats();
+            let left = stats.evictions() + stats.expired + stats.replaced + stats.removed;
+            assert_eq!(stats.inserts - left, cache.len() as u64);
+            drop(cache);
+            account.assert_settled();
+        }
+    }
+}
+
+#[test]
+fn an_insertion_against_a_smaller_capacity_beside_what_is_pinned() {
+    for round in 0..20_000_u64 {
+        let config = CacheConfig::builder().entries(2).shards(2).build().unwrap();
+        let cache = ConcurrentComputeCache::<u64, u64>::builder(config)
+            .with_hasher(SameHashes::default())
+            .build()
+            .unwrap();
+        // One in each shard, to have memory there.
+        cache.insert_with(0, 0, EntryOptions::new().pinned()).unwrap();
+        cache.insert(round, 1).unwrap();
+        cache.remove(&round);
+        let ready = AtomicUsize::new(0);
+        let meet = || {
+            ready.fetch_add(1, SeqCst);
+            while ready.load(SeqCst) < 2 {
+                std::hint::spin_loop();
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                meet();
+                cache.set_capacity(Capacity::Entries(1)).unwrap();
+            });
+            meet();
+            drop(cache.insert(round, 1));
+        });
+        assert!(cache.len() <= 1 || round == 0, "round {round}: {}", cache.len());
+    }
+}
+
+/// Whose turn it is to panic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Site {
+    Hash,
+    Eq,
+    Drop,
+    Weigher,
+    Listener,
+    Clone,
+}
+
+std::thread_local! {
+    static ARMED: Cell<Option<(Site, usize)>> = const { Cell::new(None) };
+}
+
+fn tick(site: Site) {
+    let Some((armed, left)) = ARMED.get() else { return };
+    if armed != site || std::thread::panicking() {
+        return;
+    }
+    ARMED.set(left.checked_sub(1).map(|left| (armed, left)));
+    if left == 0 {
+        std::panic::resume_unwind(Box::new(InjectedPanic));
+    }
+}
+
+#[derive(Debug)]
+struct Key(u64, DropProbe);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        tick(Site::Hash);
+        self.0.hash(state);
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        tick(Site::Eq);
+        self.0 == other.0
+    }
+}
+
+impl Eq for Key {}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        tick(Site::Drop);
+    }
+}
+
+#[derive(Debug)]
+struct Value(usize, DropProbe);
+
+impl Clone for Value {
+    fn clone(&self) -> Self {
+        tick(Site::Clone);
+        Self(self.0, self.1.clone())
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        tick(Site::Drop);
+    }
+}
+
+fn life(site: Site, n: usize, kind: PolicyKind) -> bool {
+    let (probes, account) = (DropCounter::new(), CountingAccount::new());
+    let clock = Arc::new(ManualClock::new());
+    ARMED.set(None);
+    {
+        let config = CacheConfig::builder().entries(12).shards(1).policy(kind).build().unwrap();
+        let cache = ConcurrentComputeCache::<Key, Value>::builder(config)
+            .with_expiry()
+            .with_account(account.clone())
+            .with_clock(clock.clone())
+            .with_hasher(SameHashes::default())
+            .with_weigher(|_, value| {
+                tick(Site::Weigher);
+                value.0
+            })
+            .with_listener(|_, _, _| tick(Site::Listener))
+            .build()
+            .unwrap();
+        let key = |key| Key(key, probes.probe(key));
+        ARMED.set(Some((site, n)));
+        for i in 0..60_u64 {
+            let value = Value((i * 7 % 50) as usize, probes.probe(i));
+            let options = EntryOptions::new().ttl(Duration::from_secs(i % 5 + 1));
+            let _ = catch(|| drop(cache.insert_with(key(i * 5 % 23), value, options)));
+            let _ = catch(|| drop(cache.get(&key(i * 3 % 23))));
+            let _ = catch(|| drop(cache.get(&key(i * 5 % 23))));
+            if i % 6 == 5 {
+                let _ = catch(|| cache.pin(&key(i % 23)));
+                let _ = catch(|| cache.set_capacity(Capacity::Entries(3)));
+                let _ = catch(|| drop(cache.remove(&key(i / 2 % 23))));
+                let _ = catch(|| cache.unpin(&key(i % 23)));
+                let _ = catch(|| cache.set_capacity(Capacity::Entries(12)));
+                clock.advance(Duration::from_secs(1));
+            }
+            assert_eq!(cache.validate(), Ok(()), "{site:?} {n} {kind:?}, step {i}");
+            account.assert_balance(cache.charged());
+            probes.assert_live(cache.len() * 2);
+        }
+    }
+    let came = ARMED.get().is_none();
+    ARMED.set(None);
+    account.assert_settled();
+    probes.assert_live(0);
+    came
+}
+
+#[test]
+fn panics_in_a_full_cache_of_entries_cost_nothing() {
+    for kind in KINDS {
+        for site in [Site::Hash, Site::Eq, Site::Drop, Site::Weigher, Site::Listener, Site::Clone] {
+            let mut n = 0;
+            while n < 150 && life(site, n, kind) {
+                n += 1;
+            }
+            assert!(n > 10, "{site:?} {n}");
+        }
+    }
+}
