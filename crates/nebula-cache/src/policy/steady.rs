@@ -207,7 +207,7 @@ impl Steady {
             rules: &MODES[shape % MODES.len()],
             level: 0,
             mode,
-            duel: Duel::default(),
+            duel: Duel::new(shape),
         }
     }
 
