@@ -425,11 +425,12 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let now = self.now();
         let mut expired = false;
         let date;
         {
             let mut store = self.shard(hash).write();
+            // (The time after any waiting.)
+            let now = self.now();
             if let Some(token) = store.find(high(hash), |other| key.equivalent(other)) {
                 let times = &store.entry(token).kept.times;
                 expired = times.is_expired(now);
