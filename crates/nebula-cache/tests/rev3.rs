@@ -18,7 +18,7 @@ use common::{KINDS, SameHashes};
 use nebula_cache::{
     CacheConfig, Capacity, ConcurrentComputeCache, EntryOptions, PolicyKind,
 };
-use nebula_memory_core::{Clock, ManualClock};
+use nebula_memory_core::{ByteSize, Clock, ManualClock};
 use nebula_testing::{CountingAccount, DropCounter, DropProbe, InjectedPanic, Rng, catch};
 
 type Plain = ConcurrentComputeCache<u64, u64>;
@@ -50,6 +50,26 @@ fn a_listener_that_removes_others_is_not_nested_without_end() {
     assert!(cache.len() <= 1);
     cache.validate().unwrap();
     assert!(MOST.get() <= 8, "nested {} times", MOST.get());
+}
+
+#[test]
+fn what_weighs_nothing_is_not_placed_beside_pinned_entries_that_are_too_much() {
+    let config = CacheConfig::builder().bytes(ByteSize::kib(64)).shards(1).build().unwrap();
+    let cache = ConcurrentComputeCache::<u64, Vec<u8>>::builder(config)
+        .with_weigher(|_, value| value.capacity())
+        .build()
+        .unwrap();
+    let pinned = EntryOptions::new().pinned();
+    (0..2).for_each(|key| _ = cache.insert_with(key, vec![0; 20 << 10], pinned).unwrap());
+    cache.set_capacity(Capacity::Bytes(ByteSize::kib(16))).unwrap();
+    if cache.insert(2, Vec::new()).is_ok() {
+        cache.remove(&0);
+        assert!(cache.contains(&2), "a removal evicted another entry");
+    }
+    assert!(cache.insert(2, Vec::new()).is_err() && !cache.contains(&2));
+    // Nothing can take the place of something.
+    cache.insert(1, Vec::new()).unwrap();
+    cache.validate().unwrap();
 }
 
 /// How long it takes to unpin, or remove, so many that are more than the capacity.
