@@ -15,9 +15,7 @@ use std::{
 };
 
 use common::{KINDS, SameHashes};
-use nebula_cache::{
-    CacheConfig, Capacity, ConcurrentComputeCache, EntryOptions, PolicyKind,
-};
+use nebula_cache::{CacheConfig, Capacity, ConcurrentComputeCache, EntryOptions, PolicyKind};
 use nebula_memory_core::{ByteSize, Clock, ManualClock};
 use nebula_testing::{CountingAccount, DropCounter, DropProbe, InjectedPanic, Rng, catch};
 
@@ -184,8 +182,7 @@ fn what_expires_while_a_lookup_waits_is_not_found() {
 fn pins_and_capacities_under_load_leave_order_behind() {
     for round in 0..4 {
         for kind in KINDS {
-            let config =
-                CacheConfig::builder().entries(60).shards(4).policy(kind).build().unwrap();
+            let config = CacheConfig::builder().entries(60).shards(4).policy(kind).build().unwrap();
             let account = CountingAccount::new();
             let cache = ConcurrentComputeCache::<u64, Vec<u8>>::builder(config)
                 .with_account(account.clone())

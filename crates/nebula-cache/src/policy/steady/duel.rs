@@ -76,7 +76,6 @@ pub(super) struct Duel {
     hits: Hits,
 }
 
-
 /// How rare a sample a key belongs to: half of the keys are of level one and above, a quarter of
 /// level two, and so on.
 const fn level_of(hash: u32) -> u32 {
