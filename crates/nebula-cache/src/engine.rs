@@ -212,6 +212,11 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         M::SHARED && Inside::is_noted(self.id())
     }
 
+    /// How often within each other this thread runs user code of the cache.
+    pub(crate) fn times_inside(&self) -> usize {
+        Inside::times_noted(self.id())
+    }
+
     /// Its address.
     fn id(&self) -> usize {
         std::ptr::from_ref(&*self.total).addr()
@@ -420,11 +425,12 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let now = self.now();
         let mut expired = false;
         let date;
         {
             let mut store = self.shard(hash).write();
+            // (The time after any waiting.)
+            let now = self.now();
             if let Some(token) = store.find(high(hash), |other| key.equivalent(other)) {
                 let times = &store.entry(token).kept.times;
                 expired = times.is_expired(now);
@@ -510,7 +516,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         self.hooks.show(&entry.key, &entry.value, cause);
         if self.total.excess() > 0 {
             // Its slot may be of use to nobody else.
-            self.fit();
+            self.fit_again();
         }
         Some((entry.key, entry.value))
     }
@@ -561,7 +567,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         };
         if changed && !pinned && self.total.excess() > 0 {
             // The capacity was lowered meanwhile, beneath what was pinned.
-            self.fit();
+            self.fit_again();
         }
         Some(changed)
     }

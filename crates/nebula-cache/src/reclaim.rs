@@ -174,6 +174,18 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
         }
     }
 
+    /// As [`fit`](Self::fit), after something that may have been in its way was removed, unpinned or
+    /// placed.
+    #[cold]
+    pub(crate) fn fit_again(&self) {
+        // Who is told of what is evicted here may have removed that, and is told of what leaves for it
+        // in turn; but then the others are left to who is evicting, or this would go on and on.
+        if M::SHARED && self.times_inside() > 1 {
+            return;
+        }
+        while self.total.excess() > 0 && self.shrink_by_some() {}
+    }
+
     /// Gives up what was made room for if the capacity was lowered, and still more is taken.
     pub(crate) fn pay_excess(&self, room: &mut Room<'_, M>) {
         if self.total.excess() > 0 {

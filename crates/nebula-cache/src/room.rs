@@ -141,11 +141,15 @@ impl<'c, M: Mode> Room<'c, M> {
         Self { total, held: 0 }
     }
 
-    /// Whether `weight` is held, after taking what was missing if that is to be had.
+    /// Whether `weight` is held, after taking what was missing if that is to be had. (For nothing there
+    /// is no room either where more is taken than there is.)
     #[inline]
     pub(crate) fn cover(&mut self, weight: usize) -> bool {
         let Some(missing) = weight.checked_sub(self.held) else { return true };
-        if missing != 0 && !self.total.try_take(missing) {
+        if missing == 0 {
+            return weight > 0 || self.total.left() >= 0;
+        }
+        if !self.total.try_take(missing) {
             return false;
         }
         self.held += missing;

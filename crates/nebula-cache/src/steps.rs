@@ -187,7 +187,8 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
             self.pay_excess(&mut job.room);
             // The room of an earlier value is the new one's.
             let there = present.map_or(0, |token| self.weight_of(store.entry(token)));
-            let covered = job.room.cover(job.weight.saturating_sub(there));
+            let missing = job.weight.saturating_sub(there);
+            let covered = (present.is_some() && missing == 0) || job.room.cover(missing);
             if covered && (present.is_some() || victim.is_some() || !store.lacks()) {
                 break;
             }

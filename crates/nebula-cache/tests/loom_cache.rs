@@ -151,6 +151,21 @@ fn insertion_against_a_smaller_capacity() {
 }
 
 #[test]
+fn insertion_against_a_smaller_capacity_beside_a_pin() {
+    model(3, || {
+        let cache = cache::<Fifo>(2, 2);
+        cache.insert_with(0, 0, EntryOptions::new().pinned()).unwrap();
+        // The other shard has memory, and nothing in it.
+        cache.insert(1 << 16, 6).unwrap();
+        cache.remove(&(1 << 16));
+        let other = spawn(&cache, |cache| cache.set_capacity(Capacity::Entries(1)).unwrap());
+        drop(cache.insert(1 << 16, 6));
+        other.join().unwrap();
+        assert_whole(&cache, 1);
+    });
+}
+
+#[test]
 fn the_end_of_a_pin_against_a_smaller_capacity() {
     model(2, || {
         let cache = cache::<Fifo>(2, 2);

@@ -23,6 +23,8 @@ use nebula_memory::{
 };
 
 const LIMIT: usize = 64 << 20;
+/// Bytes that are filled in a millisecond, at most.
+const PACE: u128 = 160 << 10;
 const SECONDS: &str = "NEBULA_OOM_SECONDS";
 const GROUP: &str = "NEBULA_OOM_GROUP";
 const MONITORED: &str = "NEBULA_OOM_MONITORED";
@@ -194,8 +196,11 @@ fn filler() {
     let (mut next, mut filled, mut hits, mut late_hits) = (0_u64, 0_u64, 0_u64, 0_u64);
     let mut refused = 0_u64;
     while begun.elapsed() < lifetime {
-        // No new work while memory is critical; what is cached is served.
-        if status.as_ref().is_none_or(|status| status.level() < PressureLevel::Critical) {
+        // New work comes at a pace: what a busy machine takes to wake a thread is time for a part of
+        // the limit only. None comes while memory is critical; what is cached is served.
+        if u128::from(filled) > begun.elapsed().as_millis() * PACE {
+            thread::yield_now();
+        } else if status.as_ref().is_none_or(|status| status.level() < PressureLevel::Critical) {
             let block: Arc<[u8]> = vec![1; 16 << 10].into();
             filled += block.len() as u64;
             let _ = cache.insert(next, block);

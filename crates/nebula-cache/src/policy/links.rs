@@ -217,7 +217,8 @@ impl Queue {
             newer = token;
             token = node.links.older;
         }
-        if (self.head, self.tail, self.weight) == (token, newer, weight) {
+        let no_end = self.len == 0 && (token, newer) != (NONE, NONE);
+        if (self.head, self.tail, self.weight) == (token, newer, weight) && !no_end {
             Ok(())
         } else {
             Err(format!("a queue is off: {self:?}; walked to {newer}, {weight} bytes"))

@@ -61,6 +61,9 @@ const REMEMBERED: u8 = 1;
 /// A newcomer whose hits are looked at closely; what its node counts hits from, too.
 const SAMPLED: u8 = !MOST_HITS;
 
+/// Not in the shape of any mode.
+const NO_MODE: usize = usize::MAX;
+
 /// The default: S3-FIFO (Yang et al., SOSP 2023) with a larger small queue, which fills the main
 /// queue before it guards it, and exchanges what has gone stale there (Qureshi et al., ISCA 2007);
 /// and if that does worse than it could, something else. A hit is one relaxed store to the entry.
@@ -83,7 +86,7 @@ pub struct Steady {
     refused: bool,
     /// Whether the duel is fought here.
     leads: bool,
-    /// The mode that the queues are in the shape of.
+    /// The mode that the queues are in the shape of, or [`NO_MODE`] on the way from one to another.
     shape: usize,
     /// The mode that evictions go by.
     rules: &'static Mode,
@@ -204,7 +207,7 @@ impl Steady {
             rules: &MODES[shape % MODES.len()],
             level: 0,
             mode,
-            duel: Duel::default(),
+            duel: Duel::new(shape),
         }
     }
 
@@ -240,9 +243,9 @@ impl Steady {
     fn reshape<N: Nodes>(&mut self, nodes: &mut N) {
         let mode = self.mode.load(Relaxed);
         self.rules = &MODES[mode % MODES.len()];
-        if self.rules.hand_over(&mut self.real(nodes).0) {
-            self.shape = mode;
-        }
+        let done = self.rules.hand_over(&mut self.real(nodes).0);
+        // (Until then they are in the shape of none: the mode may change back meanwhile.)
+        self.shape = if done { mode } else { NO_MODE };
     }
 
     /// Puts a mode in force.

@@ -17,7 +17,7 @@ use nebula_memory_core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::{
     super::ghosts::Ring,
-    modes::{FIRST, MODES},
+    modes::MODES,
     shadow::{CELLS, MOST_BLOCKS, Shadow, lines_for, room_of},
 };
 
@@ -76,20 +76,6 @@ pub(super) struct Duel {
     hits: Hits,
 }
 
-impl Default for Duel {
-    fn default() -> Self {
-        Self {
-            level: OFF,
-            limit: 0,
-            blocks: 0,
-            shadows: Default::default(),
-            current: FIRST,
-            requests: 0,
-            hits: Hits::default(),
-        }
-    }
-}
-
 /// How rare a sample a key belongs to: half of the keys are of level one and above, a quarter of
 /// level two, and so on.
 const fn level_of(hash: u32) -> u32 {
@@ -123,6 +109,19 @@ pub(super) const fn lines_of(blocks: usize) -> usize {
 }
 
 impl Duel {
+    /// One that has not begun, while `mode` is in force.
+    pub(super) fn new(mode: usize) -> Self {
+        Self {
+            level: OFF,
+            limit: 0,
+            blocks: 0,
+            shadows: Default::default(),
+            current: mode % MODES.len(),
+            requests: 0,
+            hits: Hits::default(),
+        }
+    }
+
     /// Blocks of each shadow.
     pub(super) const fn blocks(&self) -> usize {
         self.blocks

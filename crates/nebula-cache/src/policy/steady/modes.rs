@@ -27,10 +27,7 @@ pub(super) struct Mode {
     pub(super) price: u32,
 }
 
-/// What a policy is in until it knows better.
-pub(super) const FIRST: usize = 0;
-
-/// All modes.
+/// All modes; what a policy is in until it knows better comes first.
 pub(super) static MODES: [Mode; 4] = [
     // Balanced: good at most loads.
     Mode {

@@ -81,6 +81,50 @@ fn one_leads_and_all_follow() {
 }
 
 #[test]
+fn a_mode_that_was_in_force_for_a_moment_is_not_gone_by_for_good() {
+    let (mut flipped, mut still) = (steady(false, 1000), steady(false, 1000));
+    for mock in [&mut flipped, &mut still] {
+        (0..2000).for_each(|key| _ = mock.request(key, 1));
+    }
+    for (mode, key) in [(1, 5000), (0, 5001)] {
+        flipped.policy.force(mode);
+        flipped.request(key, 1);
+    }
+    let keys = || twice(120, 20_000).map(|key| key + 10_000);
+    let (flipped, still) = (hits(&mut flipped, keys()), hits(&mut still, keys()));
+    assert!(flipped.abs_diff(still) < 20, "{flipped} per mille, not {still}");
+}
+
+#[test]
+fn who_leads_anew_knows_which_mode_is_in_force() {
+    use drive::Policy as _;
+    let skewed = || {
+        let mut random = Random(9);
+        let mut scan = 1 << 20;
+        (0..200_000).map(move |at| {
+            scan += 1;
+            if at % 5 < 4 { random.zipf(10_000) } else { scan }
+        })
+    };
+    let mut fresh = steady(true, 1000);
+    let before = hits(&mut fresh, skewed());
+    for mode in 0..4 {
+        let old = steady(true, 1000);
+        old.policy.force(mode);
+        let mut anew = Mock::<Steady>::leading(PolicyKind::Steady, 1000, 0);
+        anew.policy = old.policy.fork(true);
+        anew.grow(1000);
+        let after = hits(&mut anew, skewed());
+        assert!(
+            after + 10 > before,
+            "from mode {mode}: {after} per mille in mode {}, not {before} in mode {}",
+            anew.policy.in_force(),
+            fresh.policy.in_force()
+        );
+    }
+}
+
+#[test]
 fn its_memory_grows_with_the_slots_and_keeps_what_it_holds() {
     let mut mock = steady(true, 5000);
     for key in 0..5000 {
