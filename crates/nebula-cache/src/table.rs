@@ -20,7 +20,7 @@ use crate::lanes::{equal, highest};
 const LANES: usize = 15;
 
 /// How many of four buckets' are filled on average, at most: more than fifteen choose one bucket in
-/// seven then, and go elsewhere.
+/// six then, and go elsewhere.
 const FILLED: usize = 49;
 
 /// The most bits that a token has.

@@ -146,7 +146,7 @@ fn what_expires_while_a_lookup_waits_is_not_found() {
 
 #[test]
 fn pins_and_capacities_under_load_leave_order_behind() {
-    for round in 0..1 {
+    for round in 0..2 {
         for kind in KINDS {
             let config = CacheConfig::builder().entries(60).shards(4).policy(kind).build().unwrap();
             let account = CountingAccount::new();
