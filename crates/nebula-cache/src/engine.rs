@@ -209,12 +209,12 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
 
     /// Whether this thread runs user code of the cache.
     pub(crate) fn is_inside(&self) -> bool {
-        M::SHARED && Inside::is_noted(self.id())
+        self.times_inside() > 0
     }
 
     /// How often within each other this thread runs user code of the cache.
     pub(crate) fn times_inside(&self) -> usize {
-        Inside::times_noted(self.id())
+        if M::SHARED { Inside::times_noted(self.id()) } else { 0 }
     }
 
     /// Its address.

@@ -180,7 +180,7 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
     pub(crate) fn fit_again(&self) {
         // Who is told of what is evicted here may have removed that, and is told of what leaves for it
         // in turn; but then the others are left to who is evicting, or this would go on and on.
-        if M::SHARED && self.times_inside() > 1 {
+        if self.times_inside() > 1 {
             return;
         }
         while self.total.excess() > 0 && self.shrink_by_some() {}

@@ -217,8 +217,10 @@ impl Queue {
             newer = token;
             token = node.links.older;
         }
-        let no_end = self.len == 0 && (token, newer) != (NONE, NONE);
-        if (self.head, self.tail, self.weight) == (token, newer, weight) && !no_end {
+        let has_ends = (self.head, self.tail) != (NONE, NONE);
+        if (self.head, self.tail, self.weight) == (token, newer, weight)
+            && has_ends == (self.len > 0)
+        {
             Ok(())
         } else {
             Err(format!("a queue is off: {self:?}; walked to {newer}, {weight} bytes"))

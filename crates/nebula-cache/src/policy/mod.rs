@@ -128,10 +128,11 @@ pub(crate) mod drive {
     /// Decides which entry a store evicts.
     ///
     /// All methods run under the store's exclusive lock and run no user code, except that those
-    /// that take `&self` may run under a shared one. For a new entry they are called in the order [`admit`](Self::admit), [`evict`](Self::evict)
-    /// (as often as room is needed, perhaps never), [`insert`](Self::insert); other calls may come
-    /// between, because the lock may be released between these steps, and the entry may not be
-    /// inserted after all.
+    /// that take `&self` may run under a shared one. For a new entry they are called in the order
+    /// [`admit`](Self::admit), [`evict`](Self::evict) (as often as room is needed, perhaps never),
+    /// [`insert`](Self::insert); other calls may come between, because the lock may be released
+    /// between these steps, and the entry may not be inserted after all. Where one leaves for one,
+    /// [`exchange`](Self::exchange) takes the place of evicting, and perhaps of inserting.
     pub trait Policy: Debug + Send + Sync + Sized + 'static {
         /// Memory beyond the nodes (of past entries, for example).
         type Memory: Send + Sync;
