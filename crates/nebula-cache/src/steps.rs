@@ -462,14 +462,17 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 if vain == 1 && self.expire_pinned() {
                     continue;
                 }
-                lone = if self.is_room_on_its_way() { 0 } else { lone + 1 };
-                let has_waited = vain > PASSES || lone > LONE_PASSES;
-                if is_reclaiming() || self.is_inside() || (has_waited && self.pinned() > 0) {
+                let on_its_way = self.is_room_on_its_way();
+                lone = if on_its_way { 0 } else { lone + 1 };
+                let (has_waited, pinned) = (vain > PASSES || lone > LONE_PASSES, self.pinned() > 0);
+                if is_reclaiming() || self.is_inside() || (has_waited && pinned) {
                     // What it would wait for may be waiting for this reclaim, or be held by this very
                     // thread for an entry within whose eviction this one is placed, or never come.
                     break;
                 }
-                yield_now();
+                if on_its_way || !pinned {
+                    yield_now();
+                }
             }
         }
         Err(too_large(weight, self.total.free()))

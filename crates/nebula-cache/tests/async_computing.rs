@@ -780,7 +780,8 @@ fn a_stranger_with_the_same_hash_is_not_given_the_value() {
             wait_until(|| cache.stats().waits == 2);
             go_on.store(true, SeqCst);
             wait_until(|| task.rings() == 1);
-            assert_eq!(task.poll_ready().unwrap(), 20);
+            // The thread was woken too, and may be computing under the hash that they share.
+            assert_eq!(task.poll_until_ready().unwrap(), 20);
             assert_eq!(thread.join().unwrap().unwrap(), 30);
         });
         assert_eq!((cache.get(&1), cache.get(&2), cache.get(&3)), (Some(10), Some(20), Some(30)));

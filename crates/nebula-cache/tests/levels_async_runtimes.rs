@@ -6,7 +6,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -116,7 +116,7 @@ fn a_level_that_never_answers_is_timed_out() {
 /// Keys and how far each has come: every write and removal takes a number, in one task for each key.
 const KEYS: usize = 24;
 
-/// How often the level changes its mood.
+/// How often the level changes its mood, at least.
 const MOODS: usize = 150;
 
 #[test]
@@ -130,7 +130,7 @@ fn nothing_old_is_ever_seen_whatever_fails_or_is_aborted() {
 async fn stress(writing: Writing) {
     let (cache, shelf) = three_levels(6, writing);
     let floors: Arc<Vec<AtomicU64>> = Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
-    let passed = Arc::new(AtomicUsize::new(0));
+    let over = Arc::new(AtomicBool::new(false));
     let server = tokio::spawn({
         let cache = Arc::clone(&cache);
         async move { cache.run().await }
@@ -138,11 +138,11 @@ async fn stress(writing: Writing) {
     let mut tasks = JoinSet::new();
     for (index, key) in (0..KEYS).zip(0_u64..) {
         let (cache, floors) = (Arc::clone(&cache), Arc::clone(&floors));
-        let passed = Arc::clone(&passed);
+        let over = Arc::clone(&over);
         tasks.spawn(async move {
             let mut random = Rng::new(key + 1);
             for number in 1.. {
-                if passed.load(SeqCst) > MOODS {
+                if over.load(SeqCst) {
                     break;
                 }
                 yield_now().await;
@@ -165,10 +165,10 @@ async fn stress(writing: Writing) {
     }
     for reader in 0..4 {
         let (cache, floors) = (Arc::clone(&cache), Arc::clone(&floors));
-        let passed = Arc::clone(&passed);
+        let over = Arc::clone(&over);
         tasks.spawn(async move {
             let mut random = Rng::new(1000 + reader);
-            while passed.load(SeqCst) <= MOODS {
+            while !over.load(SeqCst) {
                 let index = random.below(KEYS);
                 let (key, floor) = (index as u64, floors[index].load(SeqCst));
                 let hurry = Duration::from_micros(random.next_u64() % 300);
@@ -184,16 +184,25 @@ async fn stress(writing: Writing) {
             }
         });
     }
-    let moods = Arc::clone(&shelf);
+    let (moods, moody) = (Arc::clone(&shelf), Arc::clone(&cache));
     tasks.spawn(async move {
         let mut random = Rng::new(77);
-        while passed.fetch_add(1, SeqCst) <= MOODS {
+        // On a machine that has much else to do, what has to happen takes more of them.
+        let all_happened = || {
+            let below = &moody.stats().levels[1];
+            below.errors > 0 && below.writes > 0 && below.hits > 0
+        };
+        for passed in 0_usize.. {
+            if passed >= MOODS && all_happened() {
+                break;
+            }
             moods.be([Mood::Well, Mood::Well, Mood::Fails, Mood::FailsAfterwards][random.below(4)]);
             moods.go([Pace::AtOnce, Pace::Yields(1), Pace::Yields(3), Pace::NeverAfterwards]
                 [random.below(4)]);
             moods.clock.advance(Duration::from_secs(1));
             sleep(Duration::from_micros(200)).await;
         }
+        over.store(true, SeqCst);
     });
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
@@ -214,8 +223,6 @@ async fn stress(writing: Writing) {
     // What has been promoted to the level between.
     cache.flush().await.unwrap();
     let stats = cache.stats();
-    let below = &stats.levels[1];
-    assert!(below.errors > 0 && below.writes > 0 && below.hits > 0, "{stats:?}");
     assert_eq!((stats.queue.waiting, stats.levels[1].doubts), (0, 0));
     cache.validate().unwrap();
 }

@@ -129,7 +129,13 @@ fn what_is_unpinned_beyond_the_capacity_leaves_at_once<F: Face>() {
             assert_eq!(cache.weight() < before, !stays);
             cache.assert_whole(&spec);
         }
-        assert_eq!((cache.len(), cache.pinned()), (3, 0), "{capacity}");
+        // In bytes, more of them fit in if what they leave is so empty that it goes too.
+        let fitting = match capacity {
+            Capacity::Entries(entries) => entries..=entries,
+            Capacity::Bytes(_) => 3..=10,
+        };
+        assert!(fitting.contains(&cache.len()), "{capacity}: {}", cache.len());
+        assert_eq!(cache.pinned(), 0);
         assert!(cache.weight() <= amount(capacity));
     }
 }

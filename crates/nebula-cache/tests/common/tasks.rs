@@ -58,6 +58,20 @@ impl<'f, T> Task<'f, T> {
         }
     }
 
+    /// Polls whenever the bell has rung until the future is ready: what woke it may have gone to
+    /// another by the time it looks, and then it waits again.
+    pub(crate) fn poll_until_ready(&mut self) -> T {
+        loop {
+            let rings = self.rings();
+            if let Poll::Ready(output) = self.poll() {
+                return output;
+            }
+            while self.rings() == rings {
+                thread::yield_now();
+            }
+        }
+    }
+
     pub(crate) fn rings(&self) -> usize {
         self.bell.rings()
     }
