@@ -6,7 +6,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use nebula_memory_core::{Account, MemoryError, is_reclaiming, sync::thread::yield_now};
+use nebula_memory_core::{
+    Account, MemoryError, is_reclaiming,
+    sync::{hint::spin_loop, thread::yield_now},
+};
 
 use crate::{
     Kit, RemovalCause,
@@ -462,17 +465,15 @@ impl<K, V, O: Kit, M: Mode> Engine<K, V, O, M> {
                 if vain == 1 && self.expire_pinned() {
                     continue;
                 }
-                let on_its_way = self.is_room_on_its_way();
-                lone = if on_its_way { 0 } else { lone + 1 };
-                let (has_waited, pinned) = (vain > PASSES || lone > LONE_PASSES, self.pinned() > 0);
-                if is_reclaiming() || self.is_inside() || (has_waited && pinned) {
+                lone = if self.is_room_on_its_way() { 0 } else { lone + 1 };
+                let has_waited = vain > PASSES || lone > LONE_PASSES;
+                if is_reclaiming() || self.is_inside() || (has_waited && self.pinned() > 0) {
                     // What it would wait for may be waiting for this reclaim, or be held by this very
                     // thread for an entry within whose eviction this one is placed, or never come.
                     break;
                 }
-                if on_its_way || !pinned {
-                    yield_now();
-                }
+                // The first looks are not worth a turn of others if nobody seems to be there.
+                if lone == 0 || lone > LONE_PASSES { yield_now() } else { spin_loop() }
             }
         }
         Err(too_large(weight, self.total.free()))

@@ -27,6 +27,14 @@ pub mod thread {
     pub use std::thread::{current, park, spawn, yield_now};
 }
 
+/// What a thread tells the processor, or loom, when it waits in a loop.
+pub mod hint {
+    #[cfg(nebula_loom)]
+    pub use loom::hint::spin_loop;
+    #[cfg(not(nebula_loom))]
+    pub use std::hint::spin_loop;
+}
+
 /// Declares a thread-local of std, or of loom under `--cfg nebula_loom`.
 ///
 /// The initialiser must be a constant expression.
