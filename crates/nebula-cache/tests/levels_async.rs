@@ -6,7 +6,7 @@ mod common;
 use std::{
     future::{Future, pending},
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Barrier, Mutex, Weak,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     task::Poll,
@@ -699,9 +699,15 @@ fn a_dropped_call_that_has_begun_is_over_before_the_next_of_its_key() {
     // What makes up for it waits for its end, and so does a clear.
     let mut remove = Task::new(cache.remove(&1));
     remove.poll_pending();
-    let removal = thread::spawn(take(&jobs));
+    let (start, job) = (Arc::new(Barrier::new(2)), take(&jobs));
+    let started = Arc::clone(&start);
+    let removal = thread::spawn(move || {
+        started.wait();
+        job();
+    });
+    start.wait();
     // (It has every chance to overtake.)
-    thread::sleep(Duration::from_millis(50));
+    (0..200).for_each(|_| thread::yield_now());
     assert_eq!((shelf.removes.load(SeqCst), removal.is_finished()), (0, false));
     shelf.open_gate();
     late.join().unwrap();
