@@ -6,6 +6,9 @@ use cargo_metadata::{Metadata, MetadataCommand, Package};
 
 use crate::{Failure, Result, process};
 
+/// The crate that re-exports the others.
+pub(crate) const FACADE: &str = "nebula-memory";
+
 /// The workspace that this program belongs to.
 #[derive(Debug)]
 pub(crate) struct Workspace {

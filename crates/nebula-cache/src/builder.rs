@@ -148,10 +148,9 @@ impl<K, V, P, T, G, A, S, W> CacheBuilder<K, V, Shared, P, W, T, G, A, S> {
     /// A listener may use the cache. (What it inserts into a full one has something else leave, of
     /// which it is told in turn: it must not insert for whatever leaves.) One that panics has no effect
     /// on the cache; entries that left by the same operation may then not be shown. A cache with a
-    /// listener gives memory back
-    /// under pressure at its next miss, insertion or
-    /// [`maintain`](ConcurrentComputeCache::maintain), because the listener is not to
-    /// run inside a stranger's allocation. Entries that are dropped with the cache are not shown.
+    /// listener gives memory back under pressure at its next miss, insertion or
+    /// [`maintain`](ConcurrentComputeCache::maintain), because the listener is not to run inside a
+    /// stranger's allocation. Entries that are dropped with the cache are not shown.
     pub fn with_listener(
         mut self,
         listener: impl Fn(&K, &V, RemovalCause) + Send + Sync + 'static,

@@ -707,7 +707,7 @@ fn a_dropped_call_that_has_begun_is_over_before_the_next_of_its_key() {
     });
     start.wait();
     // (It has every chance to overtake.)
-    (0..200).for_each(|_| thread::yield_now());
+    (0..1000).for_each(|_| thread::yield_now());
     assert_eq!((shelf.removes.load(SeqCst), removal.is_finished()), (0, false));
     shelf.open_gate();
     late.join().unwrap();

@@ -61,10 +61,6 @@ fn what_weighs_nothing_is_not_placed_beside_pinned_entries_that_are_too_much() {
     let pinned = EntryOptions::new().pinned();
     (0..2).for_each(|key| _ = cache.insert_with(key, vec![0; 20 << 10], pinned).unwrap());
     cache.set_capacity(Capacity::Bytes(ByteSize::kib(16))).unwrap();
-    if cache.insert(2, Vec::new()).is_ok() {
-        cache.remove(&0);
-        assert!(cache.contains(&2), "a removal evicted another entry");
-    }
     assert!(cache.insert(2, Vec::new()).is_err() && !cache.contains(&2));
     // Nothing can take the place of something.
     cache.insert(1, Vec::new()).unwrap();

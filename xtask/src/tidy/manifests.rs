@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::{Fault, File, rust};
-use crate::Result;
+use crate::{Result, workspace::FACADE};
 
 const CORE: &str = "nebula-memory-core";
-const FACADE: &str = "nebula-memory";
 /// The peers are dependencies of this crate alone, and declared there.
 const BENCHES: &str = "nebula-benches";
 
